@@ -1,0 +1,47 @@
+"""ViTGAN (arXiv 2107.04589): a GAN whose generator and discriminator are Vision Transformers.
+
+`vitgan.load(RUN)` gives a trained generator, `vitgan.train(recipe)` trains one, `vitgan.recipes.get(name)`
+is a run's settings. Importing the package imports no torch.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitgan import recipes
+from vitgan.errors import UserError
+
+if TYPE_CHECKING:
+    from vitgan.engine.recipe import Recipe
+    from vitgan.engine.train import Outcome
+    from vitgan.models import Generator
+
+__all__ = ["UserError", "__version__", "load", "recipes", "train"]
+
+__version__ = version("vitgan")
+
+
+def load(run: "str | Path") -> "Generator":
+    """The trained generator of a run folder or a checkpoint: averaged weights, on the CPU, in eval mode.
+
+    `generator(z)` gives float images (N, C, H, W) in [-1, 1] for z (N, generator.latent_dim), and
+    `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError when there is none.
+    """
+    from vitgan.engine.folder import load_generator
+
+    return load_generator(run)
+
+
+def train(
+    recipe: "Recipe | str", *, out: "str | Path | None" = None, device: str | None = None, quiet: bool = False
+) -> "Outcome":
+    """Train a recipe, or the recipe of that name, in the folder `out` (runs/NAME); resumes what is there.
+
+    `device` is "cpu" or "cuda", by default whichever there is. Raises UserError on a user's mistake.
+    """
+    from vitgan.engine.train import choose_device
+    from vitgan.engine.train import train as run
+
+    recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    folder = Path("runs") / recipe.name if out is None else Path(out)
+    return run(recipe, folder, device=choose_device(device), quiet=quiet)

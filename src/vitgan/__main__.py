@@ -1,0 +1,7 @@
+"""`python -m vitgan`."""
+
+import sys
+
+from vitgan.cli import main
+
+sys.exit(main())

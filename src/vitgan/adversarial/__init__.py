@@ -1,0 +1,22 @@
+"""What the game is: losses, regularising terms, augmentation, and one step of it."""
+
+from vitgan.adversarial.augment import DiffAugment
+from vitgan.adversarial.consistency import BCR
+from vitgan.adversarial.losses import Hinge, Logistic, Wasserstein
+from vitgan.adversarial.penalties import R1
+from vitgan.adversarial.step import Game, Players, train_step
+from vitgan.adversarial.terms import Pass, Term
+
+__all__ = [
+    "BCR",
+    "R1",
+    "DiffAugment",
+    "Game",
+    "Hinge",
+    "Logistic",
+    "Pass",
+    "Players",
+    "Term",
+    "Wasserstein",
+    "train_step",
+]

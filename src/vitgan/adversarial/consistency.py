@@ -1,0 +1,49 @@
+"""Balanced consistency regularisation (blog; arXiv 2002.04724)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitgan.adversarial.augment import DiffAugment
+from vitgan.adversarial.terms import Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BCR:
+    """real E(D(x) - D(T(x)))^2 + fake E(D(G(z)) - D(T(G(z))))^2.
+
+    The adversarial loss sees x through the game's DiffAugment. The second view is, by `against`, another draw
+    of `augment` ([authors]: two independent augmentations) or the clean image (arXiv 2002.04724: clean
+    against augmented). With no DiffAugment in the game, "augmented" is itself clean against augmented.
+    """
+
+    real: float = 10.0
+    """Weight on real images."""
+    fake: float = 10.0
+    """Weight on fake images."""
+    against: Literal["augmented", "clean"] = "augmented"
+    """The second view: another augmentation of the image, or the image itself."""
+    augment: DiffAugment = field(default_factory=DiffAugment)
+    """The second view's augmentation T."""
+
+    @property
+    def active(self) -> bool:
+        return self.real > 0 or self.fake > 0
+
+    def second_view(self) -> Callable[[Tensor, torch.Generator], Tensor]:
+        return self.augment if self.against == "augmented" else _clean
+
+    def losses(self, seen: Pass) -> dict[str, Tensor]:
+        assert seen.second_real is not None
+        assert seen.second_fake is not None
+        return {
+            "bcr_real": self.real * (seen.logits_real - seen.second_real).square().mean(),
+            "bcr_fake": self.fake * (seen.logits_fake - seen.second_fake).square().mean(),
+        }
+
+
+def _clean(images: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG001
+    return images

@@ -1,0 +1,113 @@
+"""Images that are already an array: `.npy` and `.npz` files, and sets that a library hands over as one.
+
+Shapes: N images, H x W pixels, C channels.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vitgan.errors import UserError
+
+LABEL_KEYS = ("labels", "label", "y")
+SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3"
+
+
+class ArraySource:
+    """Images of a uint8 array, or a float array in [0, 1], of shape (N, H, W), (N, H, W, C) or (N, C, H, W).
+
+    labels: integers (N,) or None. Raises UserError, naming `name`, where the array is anything else.
+    """
+
+    def __init__(
+        self, name: str, images: np.ndarray, labels: np.ndarray | None = None, classes: tuple[str, ...] = ()
+    ) -> None:
+        self.images = _channels_last(name, images)
+        _check_values(name, self.images)
+        self.labels = None if labels is None else _checked_labels(name, labels, len(images))
+        if self.labels is not None and not classes:
+            classes = tuple(str(number) for number in range(int(self.labels.max()) + 1))
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def item(self, index: int) -> str:
+        """The name of one image, for messages."""
+        return f"image {index}"
+
+    def picture(self, index: int) -> Image.Image:
+        """One image, (H, W) or (H, W, 3), as a picture."""
+        pixels = self.images[index]
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(pixels.astype(np.float64) * 255.0).astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+
+    def content(self) -> Iterator[bytes]:
+        """What tells this set from any other: its shape and a hash of its values."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self), 1024):
+            digest.update(np.ascontiguousarray(self.images[start : start + 1024]).data)
+        yield f"{self.images.shape} {self.images.dtype.str} {digest.hexdigest()}".encode()
+
+
+def open_array_file(name: str, path: Path) -> ArraySource:
+    """The images of a `.npy` file, or of a `.npz` file with `images` (or one array) and perhaps `labels`.
+
+    Pickled objects are never read. Raises UserError for a file that is damaged or holds anything else.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            return ArraySource(name, np.load(path, mmap_mode="r", allow_pickle=False))
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{name} cannot be read as NumPy arrays ({error}): save it again with numpy."
+        ) from error
+    return _from_npz(name, arrays)
+
+
+def _from_npz(name: str, arrays: dict[str, np.ndarray]) -> ArraySource:
+    labels = next((arrays.pop(key) for key in LABEL_KEYS if key in arrays), None)
+    if "images" not in arrays and len(arrays) != 1:
+        keys = ", ".join(arrays) or "nothing else"
+        raise UserError(f"{name} holds {keys}: name the array of images `images` and its labels `labels`.")
+    images = arrays["images"] if "images" in arrays else next(iter(arrays.values()))
+    return ArraySource(name, images, labels)
+
+
+def _channels_last(name: str, images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[..., None]
+    elif images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(f"{name} has the shape {images.shape}, but must have {SHAPES}.")
+    if not len(images):
+        raise UserError(f"{name} holds no images: pass an array with at least one.")
+    return images
+
+
+def _check_values(name: str, images: np.ndarray) -> None:
+    if images.dtype == np.uint8:
+        return
+    # The comparison is false for NaN, too.
+    if np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1:
+        return
+    raise UserError(f"{name} has values of type {images.dtype}, but must have uint8, or floats in [0, 1].")
+
+
+def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError(
+            f"{name} has labels of shape {labels.shape} and type {labels.dtype}, "
+            f"but must have {count} integers from 0 upwards."
+        )
+    return labels.astype(np.int64)

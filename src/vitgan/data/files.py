@@ -1,0 +1,191 @@
+"""A folder or a zip of images, and the labels that it carries."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitgan.data.transforms import open_image
+from vitgan.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+LABEL_FILE = "dataset.json"
+
+Labels = tuple[np.ndarray | None, tuple[str, ...]]
+
+
+class FolderSource:
+    """Image files below `root`; names are paths relative to it, with forward slashes, sorted."""
+
+    def __init__(self, root: Path, names: list[str], labels: Labels = (None, ())) -> None:
+        self.root = root
+        self.names = names
+        self.labels, self.classes = labels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def item(self, index: int) -> str:
+        """The name of one image, for messages."""
+        return self.names[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """One image, opened."""
+        return open_image((self.root / self.names[index]).read_bytes())
+
+    def content(self) -> Iterator[bytes]:
+        """What tells this set from any other: names and sizes in bytes."""
+        for name in self.names:
+            yield f"{name} {(self.root / name).stat().st_size}\n".encode(errors="surrogateescape")
+
+
+class ZipSource:
+    """Images inside a zip, read where they lie and never unpacked."""
+
+    def __init__(self, path: Path, names: list[str], labels: Labels = (None, ())) -> None:
+        self.path = path
+        self.names = names
+        self.labels, self.classes = labels
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def item(self, index: int) -> str:
+        """The name of one image, for messages."""
+        return self.names[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """One image, opened."""
+        return open_image(self._archive().read(self.names[index]))
+
+    def content(self) -> Iterator[bytes]:
+        """What tells this set from any other: names, sizes in bytes and check sums."""
+        for name in self.names:
+            info = self._archive().getinfo(name)
+            yield f"{name} {info.file_size} {info.CRC}\n".encode()
+
+    def _archive(self) -> zipfile.ZipFile:
+        # A forked worker shares the file offset with its parent, so every process opens the zip itself.
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), zipfile.ZipFile(self.path))
+        return self._opened[1]
+
+
+def open_folder(name: str, root: Path) -> FolderSource:
+    """All images below a folder. Raises UserError where there are none, or `dataset.json` is wrong."""
+    names = sorted(_walk(root))
+    _check_any(name, names)
+    label_file = root / LABEL_FILE
+    text = label_file.read_bytes() if label_file.is_file() else None
+    return FolderSource(root, names, read_labels(name, names, text))
+
+
+def open_zip(name: str, path: Path) -> ZipSource:
+    """All images in a zip. Raises UserError where it is no zip or has none, or `dataset.json` is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename for info in archive.infolist() if not info.is_dir()}
+            text = archive.read(LABEL_FILE) if LABEL_FILE in members else None
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{name} cannot be read as a zip ({error}): pack it again or pass a folder."
+        ) from error
+    names = sorted(member for member in members if _is_image(member))
+    _check_any(name, names)
+    return ZipSource(path, names, read_labels(name, names, text))
+
+
+def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
+    """The labels int64 (N,) of the images `names`, or None, and the names of the classes.
+
+    They come from `text`, the content of a `dataset.json`; without one from the sub-folders, where every
+    image lies in exactly one and there are two or more. Raises UserError, naming the entry, where `text` is
+    wrong.
+    """
+    if text is None:
+        return _from_folders(names)
+    where = f"{LABEL_FILE} of {name}"
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error}): correct or remove it.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("labels"), list | None):
+        raise UserError(f'{where} must be {{"labels": [[path, index], ...] or null, "classes": [...]}}.')
+    if content.get("labels") is None:
+        return None, ()
+    return _from_entries(where, names, content["labels"], content.get("classes") or [])
+
+
+def _from_entries(where: str, names: list[str], entries: list[Any], classes: list[Any]) -> Labels:
+    if not isinstance(classes, list):
+        raise UserError(f"{where} has the classes {classes!r}, but they must be a list of names.")
+    positions = {name: position for position, name in enumerate(names)}
+    labels = np.full(len(names), -1, dtype=np.int64)
+    for entry in entries:
+        position, index = _checked_entry(where, entry, positions, len(classes))
+        if labels[position] >= 0:
+            raise UserError(f"{where} names {entry[0]!r} twice: leave one entry an image.")
+        labels[position] = index
+    if missing := np.flatnonzero(labels < 0).tolist():
+        raise UserError(f"{where} has no entry for {names[missing[0]]!r}: give every image a label.")
+    if not classes:
+        classes = list(range(int(labels.max()) + 1))
+    return labels, tuple(str(item) for item in classes)
+
+
+def _checked_entry(where: str, entry: Any, positions: dict[str, int], classes: int) -> tuple[int, int]:
+    match entry:
+        case [str(path), int(index)] if not isinstance(index, bool):
+            pass
+        case _:
+            raise UserError(f"{where} has the entry {entry!r}, but each must be [path, index].")
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise UserError(
+            f"{where} has the entry {entry!r}, whose path leads outside: use paths within the set."
+        )
+    if path not in positions:
+        raise UserError(f"{where} has the entry {entry!r}, but there is no such image.")
+    if index < 0 or (classes and index >= classes):
+        raise UserError(f"{where} has the entry {entry!r}, but there are {classes} classes, counted from 0.")
+    return positions[path], index
+
+
+def _from_folders(names: list[str]) -> Labels:
+    parts = [name.split("/") for name in names]
+    classes = sorted({part[0] for part in parts})
+    if any(len(part) != 2 for part in parts) or len(classes) < 2:
+        return None, ()
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[part[0]] for part in parts], dtype=np.int64), tuple(classes)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        relative = Path(folder).relative_to(root)
+        yield from (path for file in files if _is_image(path := (relative / file).as_posix()))
+
+
+def _is_image(path: str) -> bool:
+    parts = path.split("/")
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and path.lower().endswith(SUFFIXES)
+
+
+def _check_any(name: str, names: list[str]) -> None:
+    if not names:
+        raise UserError(f"{name} has no images: put files that end in {', '.join(SUFFIXES)} into it.")

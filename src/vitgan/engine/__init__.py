@@ -1,0 +1,1 @@
+"""How a run goes: training, state, checkpoints, logs and reports."""

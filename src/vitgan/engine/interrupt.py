@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM as a wish to stop after the present step."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupt:
+    """Whether a signal has asked to stop, and which."""
+
+    signal_name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+    def ask(self, number: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
+        """Handles a signal; the second one stops at once with KeyboardInterrupt."""
+        if self:
+            raise KeyboardInterrupt
+        self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Interrupt]:
+    """Within it SIGINT and SIGTERM set the Interrupt. Outside the main thread signals stay as they are."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = {number: signal.signal(number, interrupt.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

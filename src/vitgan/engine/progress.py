@@ -1,0 +1,129 @@
+"""What a person who watches a run sees: one bar on a terminal, else a plain line now and then."""
+
+import os
+import sys
+import time
+from collections import deque
+from typing import TextIO
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_DRAWINGS = 0.1
+SECONDS_OF_PRESENT_SPEED = 30.0
+LOSSES = {"loss_discriminator": "loss D", "loss_generator": "loss G"}
+
+
+class Progress:
+    """Images seen, images/s, losses and time left, on stderr.
+
+    A bar where stderr is a terminal, else a line about every 10 seconds of training without any control
+    characters, and nothing at all, messages included, when `quiet`. Time left is to whichever of
+    `target_images` and `target_seconds` comes first at the present speed.
+    """
+
+    def __init__(
+        self,
+        *,
+        images_seen: int,
+        target_images: int | None,
+        target_seconds: float | None,
+        seconds: float,
+        quiet: bool = False,
+    ):
+        self._target_images, self._target_seconds = target_images, target_seconds
+        self._recent = deque([(images_seen, seconds)])  # (images, seconds), oldest first
+        self._quiet = quiet
+        self._unseen: tuple[int, float, dict[str, float]] | None = None  # the last update, until it is shown
+        self._bar = _bar(self._bounded) if not quiet and _can_draw(sys.stderr) else None
+        self._pause = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_DRAWINGS
+        self._last_shown = -float("inf")
+
+    def update(self, images: int, seconds: float, values: dict[str, float]) -> None:
+        """After a step: `images` seen and `seconds` of training in all, `values` named as in the log."""
+        self._recent.append((images, seconds))
+        while len(self._recent) > 2 and self._recent[1][1] <= seconds - SECONDS_OF_PRESENT_SPEED:
+            self._recent.popleft()
+        self._unseen = (images, seconds, values)
+        now = time.monotonic() if self._bar is not None else seconds
+        if now - self._last_shown >= self._pause:
+            self._last_shown = now
+            self._show()
+
+    def message(self, text: str) -> None:
+        """One line for the person who watches, above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Shows the last update, and leaves the bar as it stands."""
+        self._show()
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def _bounded(self) -> bool:
+        return self._target_images is not None or self._target_seconds is not None
+
+    def _show(self) -> None:
+        if self._unseen is None or self._quiet:
+            return
+        images, seconds, values = self._unseen
+        self._unseen = None
+        text = self._text(images, seconds, values)
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.n = self._fraction_done(images, seconds)
+            self._bar.set_description_str(text)
+
+    def _text(self, images: int, seconds: float, values: dict[str, float]) -> str:
+        speed = self._speed()
+        parts = [f"{images:,} images", f"{speed:,.{0 if speed >= 10 else 1}f} images/s"]
+        parts += [f"{label} {values[key]:.3f}" for key, label in LOSSES.items() if key in values]
+        left = self._seconds_left(images, seconds, speed)
+        if left is not None:
+            parts.append(f"{clock(left)} left")
+        return ", ".join(parts)
+
+    def _speed(self) -> float:
+        (first_images, first_seconds), (images, seconds) = self._recent[0], self._recent[-1]
+        return (images - first_images) / max(seconds - first_seconds, 1e-9)
+
+    def _seconds_left(self, images: int, seconds: float, speed: float) -> float | None:
+        limits = []
+        if self._target_seconds is not None:
+            limits.append(self._target_seconds - seconds)
+        if self._target_images is not None and speed > 0:
+            limits.append((self._target_images - images) / speed)
+        return max(min(limits), 0.0) if limits else None
+
+    def _fraction_done(self, images: int, seconds: float) -> float:
+        fractions = [
+            done / target
+            for done, target in ((images, self._target_images), (seconds, self._target_seconds))
+            if target
+        ]
+        return min(max(fractions, default=0.0), 1.0)
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 for hours, 2:03 for less."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _can_draw(stream: TextIO) -> bool:
+    # A pseudo-terminal that says it has no rows, as some containers give, shows no bar at all.
+    return stream.isatty() and all(os.get_terminal_size(stream.fileno()))
+
+
+def _bar(bounded: bool):
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread beside the run, which may still fork its workers
+
+    layout = "{percentage:3.0f}% |{bar:20}| {desc}" if bounded else "{desc}"
+    return Bar(total=1.0, bar_format=layout, file=sys.stderr, dynamic_ncols=True, leave=True)

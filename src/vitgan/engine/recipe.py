@@ -1,0 +1,100 @@
+"""The recipe: everything that a run is, as one frozen dataclass of its parts' options."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vitgan.adversarial import BCR, R1, DiffAugment, Hinge, Logistic, Wasserstein
+from vitgan.data import DataOptions
+from vitgan.engine.ema import EMAOptions
+from vitgan.engine.schedule import AdamOptions
+from vitgan.errors import UserError
+from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.options import differences, from_dict, to_dict
+
+Precision = Literal["fp32", "bf16", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How long, how often, and from which seed. Numbers of images are images seen."""
+
+    batch: int = 128
+    """Images of an update."""
+    images: int | None = None
+    """Stop after this many images."""
+    minutes: float | None = None
+    """Stop after this many minutes of training, resumed ones counted in."""
+    seed: int = 0
+    """Of the weights, the order of the data, the latents and the augmentation."""
+    precision: Precision = "auto"
+    """Of the activations; auto is bf16 where the hardware computes in it, else fp32."""
+    log_every: int = 6400
+    """Images between two lines of the log."""
+    sample_every: int = 100_000
+    """Images between two sample grids."""
+    sample_count: int = 64
+    """Images of a sample grid."""
+    checkpoint_every: int = 200_000
+    """Images between two checkpoints."""
+    checkpoint_minutes: float = 15.0
+    """Minutes after which a checkpoint is due in any case."""
+    keep: int = 3
+    """Checkpoints kept, the newest."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "log_every", "sample_every", "sample_count", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--training.{name.replace('_', '-')} must be at least 1.")
+        for name in ("images", "minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name} must be greater than 0, not {value}.")
+
+
+# What may change between two commands on one run folder: it does not alter what a step computes, or (the
+# precision, the place of the same data) is the user's to move to another machine.
+RESUMABLE = (
+    "data.source",
+    "data.memory_mib",
+    "data.workers",
+    "training.images",
+    "training.minutes",
+    "training.precision",
+    "training.log_every",
+    "training.sample_every",
+    "training.sample_count",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.keep",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run. `dataclasses.replace` makes an ablation of it."""
+
+    name: str
+    data: DataOptions
+    generator: GeneratorOptions
+    discriminator: DiscriminatorOptions
+    loss: Logistic | Hinge | Wasserstein = field(default_factory=Logistic)
+    augment: DiffAugment = field(default_factory=DiffAugment)
+    terms: tuple[BCR | R1, ...] = ()
+    optimiser_generator: AdamOptions = field(default_factory=AdamOptions)
+    optimiser_discriminator: AdamOptions = field(default_factory=AdamOptions)
+    ema: EMAOptions = field(default_factory=EMAOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready object that `from_dict` reads back."""
+        return to_dict(self)
+
+    @staticmethod
+    def from_dict(value: Any) -> "Recipe":
+        """Raises UserError, naming the field, where `value` is not a recipe."""
+        return from_dict(value, Recipe)
+
+    def conflicts(self, other: "Recipe") -> list[str]:
+        """'field: mine -> other' for each difference that keeps `other` from continuing a run of this one."""
+        lines = differences(self.to_dict(), other.to_dict())
+        return [line for line in lines if line.split(":")[0] not in RESUMABLE]

@@ -1,0 +1,43 @@
+"""The optimiser and its learning rate, a function of images seen."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamOptions:
+    """Adam (arXiv 1412.6980) with the paper's values."""
+
+    learning_rate: float = 0.002
+    beta1: float = 0.0
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    warm_up: int = 0
+    """Images over which the learning rate rises linearly from 0."""
+    decay_from: int | None = None
+    """Images from which the learning rate falls; None keeps it constant."""
+    decay_half_life: int = 100_000
+    """Images in which a falling learning rate halves."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        betas = (float(self.beta1), float(self.beta2))
+        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=True)
+
+    def rate(self, images_seen: int, batch: int) -> float:
+        """The learning rate of the update on the images after `images_seen`."""
+        rate = self.learning_rate
+        if self.warm_up > 0:
+            rate *= min(1.0, (images_seen + batch) / self.warm_up)
+        if self.decay_from is not None and images_seen > self.decay_from:
+            rate *= 0.5 ** ((images_seen - self.decay_from) / self.decay_half_life)
+        return rate
+
+    def set_rate(self, optimiser: torch.optim.Optimizer, images_seen: int, batch: int) -> float:
+        """Give the optimiser that rate, and return it."""
+        rate = self.rate(images_seen, batch)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        return rate

@@ -1,0 +1,122 @@
+"""Everything that training changes, and its way into named tensors and back."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitgan.adversarial import Players
+from vitgan.data import ImageSet
+from vitgan.engine.recipe import Precision, Recipe
+from vitgan.models import Generator
+
+
+@dataclass
+class State:
+    """Players, averaged generator and the clocks."""
+
+    players: Players
+    average: Generator
+    images_seen: int = 0
+    seconds: float = 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name: weights, spectral buffers, optimiser moments and step counts."""
+        named = {
+            f"{part}.{name}": t for part, m in self._modules().items() for name, t in m.state_dict().items()
+        }
+        for part, (module, optimiser) in self._optimisers().items():
+            for name, parameter in module.named_parameters():
+                for key, value in optimiser.state.get(parameter, {}).items():
+                    named[f"{part}.{name}.{key}"] = value
+        return {name: t.detach().contiguous().cpu() for name, t in named.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`. Raises RuntimeError on a name or shape that does not fit."""
+        for part, module in self._modules().items():
+            module.load_state_dict(_below(tensors, part))
+        for part, (module, optimiser) in self._optimisers().items():
+            moments = _below(tensors, part)
+            for name, parameter in module.named_parameters():
+                found = {
+                    key: moments[f"{name}.{key}"]
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{name}.{key}" in moments
+                }
+                if found:
+                    optimiser.state[parameter] = {
+                        k: v.to(parameter.device, copy=True) for k, v in found.items()
+                    }
+
+    def _modules(self) -> dict[str, nn.Module]:
+        players = self.players
+        return {
+            "generator": players.generator,
+            "discriminator": players.discriminator,
+            "average": self.average,
+        }
+
+    def _optimisers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        players = self.players
+        return {
+            "optimiser_generator": (players.generator, players.optimiser_generator),
+            "optimiser_discriminator": (players.discriminator, players.optimiser_discriminator),
+        }
+
+
+def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -> State:
+    """A run at image 0: weights drawn from the recipe's seed alone, the same on every device."""
+    generator, discriminator = build_networks(recipe, images)
+    generator, discriminator = generator.to(device), discriminator.to(device)
+    players = Players(
+        generator=generator,
+        discriminator=discriminator,
+        optimiser_generator=recipe.optimiser_generator.build(generator.parameters()),
+        optimiser_discriminator=recipe.optimiser_discriminator.build(discriminator.parameters()),
+    )
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    return State(players, average)
+
+
+def build_networks(recipe: Recipe, images: ImageSet | None) -> tuple[Generator, nn.Module]:
+    """Generator and discriminator on the CPU, drawn from the seed; `images` gives the number of classes."""
+    data = recipe.data
+    classes = len(images.classes) if data.labels and images is not None else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        generator = recipe.generator.build(
+            resolution=data.resolution, channels=data.channels, classes=classes
+        )
+        discriminator = recipe.discriminator.build(
+            resolution=data.resolution, channels=data.channels, classes=classes
+        )
+    return generator, discriminator
+
+
+def step_generator(seed: int, images_seen: int, device: torch.device, rank: int = 0) -> torch.Generator:
+    """The random numbers of one step, a function of (seed, rank, images seen): nothing to save or restore."""
+    number = int(np.random.SeedSequence((seed, rank, images_seen)).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(number & (2**63 - 1))
+
+
+def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """bf16 when asked for, or by "auto" where the hardware multiplies bf16 matrices; else fp32."""
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch names no public test for a CPU's bf16 units.
+    tests = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(test() for test in tests if test is not None)
+
+
+def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name[len(part) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{part}.")}

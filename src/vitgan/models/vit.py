@@ -1,0 +1,203 @@
+"""The Vision Transformer: ViTGAN's discriminator and, with k outputs, the classifier of the deck.
+
+Shapes: B batch, C channels, H x W image, P patch, o overlap, L = HW / P^2 patches, D width, K outputs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgan.errors import UserError
+from vitgan.nn import (
+    Block,
+    L2Attention,
+    LayerNorm,
+    Linear,
+    MultilayerPerceptron,
+    SelfAttention,
+    SpectralNorm,
+    patchify,
+)
+
+Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]
+ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {
+    "l2": L2Attention,
+    "dot-product": SelfAttention,
+    "l2-attending-to-farthest": partial(L2Attention, attend_to_farthest=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorOptions:
+    """Options of the discriminator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
+
+    patch: int = 4
+    """Side P of a patch, pixels."""
+    overlap: int | None = None
+    """Pixels o by which a patch is extended on every side; None is P / 2."""
+    depth: int = 4
+    """Transformer blocks."""
+    width: int = 384
+    """Size D of a token."""
+    heads: int = 6
+    """Attention heads; must divide the width."""
+    perceptron_width: int = 1536
+    """Hidden size of a block's MLP."""
+    attention: Attention = "l2"
+    """L2 distance, dot product, or the sign that the deck prints (erratum 1)."""
+    spectral_norm: Literal["improved", "plain", "none"] = "improved"
+    """Normalisation of every weight matrix."""
+    head: Literal["tanh", "linear"] = "tanh"
+    """Head on the class token: one hidden tanh layer, or linear."""
+    gain: float = 1.0
+    """Standard deviation of W at the start, times sqrt(in features)."""
+    equalised: bool = True
+    """Equalised learning rate."""
+
+    def build(self, *, resolution: int, channels: int, classes: int = 0) -> "Discriminator":
+        """The network; with `classes` > 0 its logit depends on a label (projection, arXiv 1802.05637)."""
+        return Discriminator(self, resolution=resolution, channels=channels, classes=classes)
+
+
+def check_transformer(part: str, resolution: int, patch: int, width: int, heads: int) -> None:
+    """Raise UserError where the sizes of a transformer over patches do not fit."""
+    if patch < 1 or resolution % patch:
+        raise UserError(
+            f"The resolution {resolution} is not divided by the {part}'s patch size {patch}: "
+            f"set --{part}.patch to a divisor, or --data.resolution to a multiple."
+        )
+    if heads < 1 or width % heads:
+        raise UserError(f"--{part}.width {width} is not a multiple of --{part}.heads {heads}.")
+
+
+class Discriminator(nn.Module):
+    """[class; patches E] + E_pos, pre-norm blocks, LN of the class token, head (deck eq. 1-4).
+
+    images (B, C, H, W) in [-1, 1], labels (B,) or None -> logits (B, K) in fp32; K = 1 unless given.
+    """
+
+    def __init__(
+        self,
+        options: DiscriminatorOptions,
+        *,
+        resolution: int,
+        channels: int,
+        outputs: int = 1,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        check_transformer("discriminator", resolution, options.patch, options.width, options.heads)
+        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
+        self.overlap = options.patch // 2 if options.overlap is None else options.overlap
+        linear = partial(Linear, equalised=options.equalised)
+        width = options.width
+        self.embed = linear(channels * (options.patch + 2 * self.overlap) ** 2, width)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width) * options.gain)
+        self.position = nn.Parameter(torch.randn(1, (resolution // options.patch) ** 2 + 1, width) * 0.5)
+        inner = partial(_scaled_linear, gain_factor=options.gain, equalised=options.equalised)
+        self.blocks = nn.ModuleList(_block(options, inner) for _ in range(options.depth))
+        self.norm = LayerNorm(width)
+        hidden = [inner(width, width), nn.Tanh()] if options.head == "tanh" else []
+        self.head = nn.Sequential(*hidden, linear(width, outputs))
+        self.label = linear(classes, width, bias=False, gain=classes**0.5) if classes else None
+        self.spectral = self._spectral_norm()
+
+    def _spectral_norm(self) -> SpectralNorm | None:
+        if self.options.spectral_norm == "none":
+            return None
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        return SpectralNorm(layers, improved=self.options.spectral_norm == "improved")
+
+    def advance(self) -> None:
+        """One step of the spectral norm's power iteration: call it once a discriminator update."""
+        if self.spectral is not None:
+            self.spectral.advance()
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.spectral is None:
+            return self._logits(images, labels)
+        with self.spectral.applied():
+            return self._logits(images, labels)
+
+    def features(self, images: Tensor) -> Tensor:
+        """y = LN(h_L^0), (B, D); normalised weights are used only within `forward`."""
+        patches = self.embed(patchify(images, self.options.patch, self.overlap))  # (B, L, D)
+        class_token = self.class_token.to(patches.dtype).expand(len(patches), -1, -1)
+        h = torch.cat((class_token, patches), 1) + self.position.to(patches.dtype)  # (B, L + 1, D)
+        for block in self.blocks:
+            h = block(h)
+        return self.norm(h[:, 0])
+
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        y = self.features(images)
+        logits = self.head(y).float()
+        if self.label is None:
+            return logits
+        assert labels is not None
+        embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
+        return logits + (embedding * y).float().sum(-1, keepdim=True) / self.options.width**0.5
+
+
+def _scaled_linear(*arguments: int, gain_factor: float, gain: float = 1.0, **keywords: bool) -> Linear:
+    return Linear(*arguments, gain=gain * gain_factor, **keywords)  # type: ignore[arg-type]
+
+
+def _block(options: DiscriminatorOptions, linear: Callable[..., Linear]) -> Block:
+    width = options.width
+    return Block(
+        ATTENTIONS[options.attention](width, options.heads, linear),
+        MultilayerPerceptron(width, options.perceptron_width, linear),
+        partial(LayerNorm, width),
+    )
+
+
+@torch.no_grad()
+def load_timm(model: Discriminator, state: Mapping[str, Tensor]) -> None:
+    """Copy the weights of a timm VisionTransformer into `model`, which then gives the same logits.
+
+    `model` has dot-product attention, overlap 0, a linear head and spectral_norm "none". timm's key bias is
+    left out: it adds one number to all logits of a row of attention, which softmax ignores.
+    Raises ValueError when a shape differs.
+    """
+    if model.options.attention != "dot-product" or model.overlap or model.options.head != "linear":
+        raise UserError("A timm ViT needs attention 'dot-product', overlap 0 and head 'linear'.")
+    _assign(model.embed, state["patch_embed.proj.weight"].flatten(1), state["patch_embed.proj.bias"])
+    model.class_token.copy_(state["cls_token"])
+    model.position.copy_(state["pos_embed"])
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        _load_timm_block(block, {k.removeprefix(f"blocks.{i}."): v for k, v in state.items()})
+    _load_norm(model.norm, state, "norm")
+    head = model.head[-1]
+    assert isinstance(head, Linear)
+    _assign(head, state["head.weight"], state["head.bias"])
+
+
+def _load_timm_block(block: Block, state: Mapping[str, Tensor]) -> None:
+    attention, perceptron = block.attention, block.perceptron
+    assert isinstance(attention, SelfAttention)
+    assert isinstance(perceptron, MultilayerPerceptron)
+    weights, biases = state["attn.qkv.weight"].chunk(3), state["attn.qkv.bias"].chunk(3)
+    _assign(attention.query, weights[0], biases[0])
+    _assign(attention.key, weights[1], None)
+    _assign(attention.value, weights[2], biases[2])
+    _assign(attention.out, state["attn.proj.weight"], state["attn.proj.bias"])
+    _assign(perceptron.up, state["mlp.fc1.weight"], state["mlp.fc1.bias"])
+    _assign(perceptron.down, state["mlp.fc2.weight"], state["mlp.fc2.bias"])
+    _load_norm(block.norm_attention, state, "norm1")
+    _load_norm(block.norm_perceptron, state, "norm2")
+
+
+def _load_norm(norm: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    norm.load_state_dict({"weight": state[f"{name}.weight"], "bias": state[f"{name}.bias"]})
+
+
+def _assign(layer: Linear, weight: Tensor, bias: Tensor | None) -> None:
+    if weight.shape != layer.weight.shape:
+        raise ValueError(f"A weight has shape {tuple(weight.shape)}, the layer {tuple(layer.weight.shape)}.")
+    layer.assign(weight, bias)

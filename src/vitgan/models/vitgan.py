@@ -1,0 +1,213 @@
+"""ViTGAN's generator, and the two baselines of the deck, as options of one network.
+
+Shapes: B batch, C channels, H x W image, P patch, L = HW / P^2 patches, D width, Z latent size.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgan.errors import UserError
+from vitgan.models.vit import check_transformer
+from vitgan.nn import (
+    Block,
+    ConvolutionalOutput,
+    ImplicitOutput,
+    LayerNorm,
+    Linear,
+    LinearOutput,
+    MultilayerPerceptron,
+    SelfAttention,
+    SelfModulatedLayerNorm,
+)
+from vitgan.nn.implicit import Combine
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorOptions:
+    """Options of the generator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
+
+    patch: int = 4
+    """Side P of a patch, pixels."""
+    depth: int = 4
+    """Transformer blocks."""
+    width: int = 384
+    """Size D of a token and of w."""
+    heads: int = 6
+    """Attention heads; must divide the width."""
+    perceptron_width: int = 1536
+    """Hidden size of a block's MLP."""
+    entry: Literal["A", "B", "C"] = "C"
+    """How w enters: added to every position (A), as one more token (B), by SLN (C)."""
+    modulation_gain: float = 0.5
+    """Standard deviation at the start of SLN's gamma and beta, for w of unit variance."""
+    output: Literal["implicit", "linear", "conv"] = "implicit"
+    """From token to patch: sine network of the pixel coordinates, linear map, or convolutions."""
+    implicit_width: int | None = None
+    """Hidden size of the implicit output's network; None is D."""
+    implicit_combine: Combine = "modulation"
+    """How the token enters the implicit output."""
+    implicit_demodulate: bool = False
+    """Demodulate the modulated weights of the implicit output."""
+    omega_0: float = 30.0
+    """Frequency factor of the sine layer (SIREN)."""
+    latent_dim: int = 384
+    """Size of z."""
+    mapping_depth: int = 8
+    """Layers of the mapping network z -> w."""
+    mapping_learning_rate: float = 0.01
+    """Learning rate of the mapping network, times that of the rest."""
+    equalised: bool = True
+    """Equalised learning rate."""
+
+    def build(self, *, resolution: int, channels: int, classes: int = 0) -> "Generator":
+        """The network; with `classes` > 0 an embedding of the label is joined to the latent."""
+        return Generator(self, resolution=resolution, channels=channels, classes=classes)
+
+
+class MappingNetwork(nn.Module):
+    """w = MLP(z) behind a pixel norm of z, [authors]: z (B, Z), labels (B,) or None -> w (B, D)."""
+
+    def __init__(self, options: GeneratorOptions, classes: int) -> None:
+        super().__init__()
+        rate = options.mapping_learning_rate
+        linear = partial(Linear, equalised=options.equalised, learning_rate_multiplier=rate)
+        joined = options.latent_dim * (2 if classes else 1)
+        self.label = nn.Embedding(classes, options.latent_dim) if classes else None
+        self.layers = nn.ModuleList(
+            linear(joined if i == 0 else options.width, options.width, gain=math.sqrt(2))
+            for i in range(options.mapping_depth)
+        )
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        w = F.rms_norm(z, z.shape[-1:], eps=1e-8)
+        if self.label is not None:
+            assert labels is not None
+            w = torch.cat((w, F.rms_norm(self.label(labels), z.shape[-1:], eps=1e-8)), -1)
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w), 0.2)
+        return w
+
+
+class Generator(nn.Module):
+    """z (B, Z), labels (B,) or None -> images (B, C, H, W) in [-1, 1] (deck eq. 5-9).
+
+    [choice] A tanh bounds the image; no source names the last activation.
+    """
+
+    def __init__(
+        self, options: GeneratorOptions, *, resolution: int, channels: int, classes: int = 0
+    ) -> None:
+        super().__init__()
+        check_transformer("generator", resolution, options.patch, options.width, options.heads)
+        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
+        self.latent_dim = options.latent_dim
+        linear = partial(Linear, equalised=options.equalised)
+        width = options.width
+        norm = partial(LayerNorm, width)
+        if options.entry == "C":
+            norm = partial(SelfModulatedLayerNorm, width, width, linear, gain=options.modulation_gain)
+        self.mapping = MappingNetwork(options, classes)
+        self.position = nn.Parameter(torch.randn(1, (resolution // options.patch) ** 2, width))
+        self.blocks = nn.ModuleList(_block(options, linear, norm) for _ in range(options.depth))
+        self.norm = norm()
+        self.output = _output(options, channels, linear)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.synthesise(self.mapping(z, labels))
+
+    def synthesise(self, w: Tensor) -> Tensor:
+        """w (B, D) -> images (B, C, H, W)."""
+        return torch.tanh(self.output(self.tokens(w), w))
+
+    def tokens(self, w: Tensor) -> Tensor:
+        """y (B, L, D): entry of w, blocks and last norm."""
+        h = self.position.to(w.dtype).expand(len(w), -1, -1)  # (B, L, D)
+        if self.options.entry == "A":
+            h = h + w.unsqueeze(1)
+        elif self.options.entry == "B":
+            h = torch.cat((w.unsqueeze(1), h), 1)  # (B, 1 + L, D)
+        for block in self.blocks:
+            h = block(h, w)
+        return self.norm(h[:, -self.position.shape[1] :], w)
+
+    @torch.no_grad()
+    def latents(self, count: int, *, seed: int) -> Tensor:
+        """`count` latents z ~ N(0, I), (count, Z), a function of the seed alone."""
+        return torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        truncation: float = 1.0,
+        labels: Tensor | None = None,
+        batch: int = 256,
+    ) -> Tensor:
+        """`count` images, uint8 (count, C, H, W) on the CPU.
+
+        truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
+        labels (count,), or draws them from the seed.
+        """
+        device = self.position.device
+        z = self.latents(count, seed=seed)
+        if self.classes and labels is None:
+            labels = torch.randint(self.classes, (count,), generator=torch.Generator().manual_seed(seed))
+        images = torch.empty(count, self.channels, self.resolution, self.resolution, dtype=torch.uint8)
+        mean = self.mean_w() if truncation != 1 else None
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            w = self.mapping(z[part].to(device), None if labels is None else labels[part].to(device))
+            if mean is not None:
+                w = mean + truncation * (w - mean)
+            images[part] = to_uint8(self.synthesise(w)).cpu()
+        return images
+
+    @torch.no_grad()
+    def mean_w(self, count: int = 4096) -> Tensor:
+        """Mean of w over `count` latents of seed 0, (1, D)."""
+        z = self.latents(count, seed=0).to(self.position.device)
+        labels = torch.arange(count, device=z.device) % self.classes if self.classes else None
+        return self.mapping(z, labels).mean(0, keepdim=True)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] to the nearest of 0..255."""
+    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _block(options: GeneratorOptions, linear: Callable[..., Linear], norm: Callable[[], nn.Module]) -> Block:
+    width = options.width
+    return Block(
+        SelfAttention(width, options.heads, linear),
+        MultilayerPerceptron(width, options.perceptron_width, linear),
+        norm,
+    )
+
+
+def _output(options: GeneratorOptions, channels: int, linear: Callable[..., Linear]) -> nn.Module:
+    width, patch = options.width, options.patch
+    if options.output == "linear":
+        return LinearOutput(width, patch, channels, linear)
+    if options.output == "conv":
+        if patch & (patch - 1):
+            raise UserError(f"--generator.output conv needs a patch that is a power of two, not {patch}.")
+        return ConvolutionalOutput(width, patch, channels, width, linear)
+    return ImplicitOutput(
+        width,
+        patch,
+        channels,
+        hidden=options.implicit_width or width,
+        combine=options.implicit_combine,
+        demodulate=options.implicit_demodulate,
+        omega_0=options.omega_0,
+        linear=linear,
+    )

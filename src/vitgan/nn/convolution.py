@@ -1,0 +1,81 @@
+"""The convolutional output mapping: modulated convolutions from the grid of tokens up to the image.
+
+Shapes: B batch, C channels in, O channels out, H x W grid, L tokens, D width, E width of w, P patch.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgan.nn.linear import Linear
+
+
+class ModulatedConvolution(nn.Module):
+    """A k x k convolution whose weights w scales per sample: x (B, C, H, W), w (B, E) -> (B, O, H, W).
+
+    w'_oikl = s_i(w) w_oikl, each output channel divided by the norm of its w' with `demodulate`
+    (arXiv 1912.04958, eq. 1-3). Scaling the input and the output channels instead of the weights is the same
+    product and needs no convolution per sample. The weight has unit variance, times 1 / sqrt(C k^2).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        latent_width: int,
+        *,
+        demodulate: bool = True,
+        linear: Callable[..., Linear] = Linear,
+    ) -> None:
+        super().__init__()
+        self.demodulate = demodulate
+        self.scale = 1 / math.sqrt(channels_in * kernel**2)
+        self.weight = nn.Parameter(torch.randn(channels_out, channels_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        self.style = linear(latent_width, channels_in, bias_start=1.0)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.style(w)  # (B, C)
+        weight = self.weight * self.scale
+        out = F.conv2d(x * style[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] // 2)
+        if self.demodulate:
+            squared = style.float().square() @ weight.square().sum((2, 3)).mT  # (B, O)
+            out = out * (squared + 1e-8).rsqrt().to(out.dtype)[:, :, None, None]
+        return out + self.bias.to(x.dtype)[:, None, None]
+
+
+class ConvolutionalOutput(nn.Module):
+    """The authors' third mapping: tokens (B, L, D), w (B, E) -> image (B, C, H, W).
+
+    The grid of tokens passes a modulated 3 x 3 convolution and a leaky ReLU at its own size and after each of
+    the log2(P) doublings (bilinear), the channels halving each time; a modulated 1 x 1 convolution without
+    demodulation makes the colours. P must be a power of two.
+    """
+
+    def __init__(
+        self, width: int, patch: int, channels: int, latent_width: int, linear: Callable[..., Linear] = Linear
+    ) -> None:
+        super().__init__()
+        doublings = int(math.log2(patch))
+        assert 2**doublings == patch
+        widths = [width, width, *(max(width >> k, 16) for k in range(1, doublings + 1))]
+        self.convolutions = nn.ModuleList(
+            ModulatedConvolution(a, b, 3, latent_width, linear=linear)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.colour = ModulatedConvolution(
+            widths[-1], channels, 1, latent_width, demodulate=False, linear=linear
+        )
+
+    def forward(self, tokens: Tensor, w: Tensor) -> Tensor:
+        side = math.isqrt(tokens.shape[1])
+        x = tokens.mT.unflatten(2, (side, side))  # (B, D, H / P, W / P)
+        for k, convolution in enumerate(self.convolutions):
+            if k > 0:
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.leaky_relu(convolution(x, w), 0.2) * math.sqrt(2)
+        return self.colour(x, w)

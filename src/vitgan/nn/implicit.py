@@ -1,0 +1,106 @@
+"""The implicit neural representation of a patch, f_theta(E_fou, y^i) (deck eq. 9, blog; SIREN, arXiv 2006.09661).
+
+Shapes: B batch, L patches, P patch, C channels, D width of a token, F Fourier features, M hidden features.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitgan.nn.linear import Linear
+from vitgan.nn.patches import unpatchify
+
+Combine = Literal["modulation", "concatenation", "sum"]
+
+
+def pixel_coordinates(side: int, device: torch.device | None = None) -> Tensor:
+    """The (x, y) of the centres of side x side pixels that tile [-1, 1]^2, rows first: (side^2, 2)."""
+    centre = (torch.arange(side, device=device) + 0.5) * (2 / side) - 1
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    return torch.stack((x, y), -1).view(-1, 2)
+
+
+class ModulatedLinear(nn.Module):
+    """A linear layer whose weights a token scales, w'_ij = s_i(y) w_ij (blog; StyleGAN2, CIPS).
+
+    x (..., K, I) with K pixels a token, y (..., D) -> (..., K, O). The scale is put on the input, which is the
+    same product. With `demodulate` every output feature of a token is divided by the norm of its weights w'_j.
+    """
+
+    def __init__(
+        self, width: int, layer: Linear, *, demodulate: bool, linear: Callable[..., Linear] = Linear
+    ) -> None:
+        super().__init__()
+        self.layer, self.demodulate = layer, demodulate
+        self.style = linear(width, layer.in_features, bias_start=1.0)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        style = self.style(y)  # (..., I)
+        out = self.layer(x * style.unsqueeze(-2))
+        if not self.demodulate:
+            return out
+        squared = style.float().square() @ self.layer.effective_weight().square().mT  # (..., O)
+        return out * (squared + 1e-8).rsqrt().to(out.dtype).unsqueeze(-2)
+
+
+class ImplicitOutput(nn.Module):
+    """Every patch a two-layer sine network of its pixels' coordinates: y (B, L, D) -> image (B, C, H, W).
+
+    E_fou(v) = sin(W v) with W trainable and v the pixel centres in [-1, 1]^2; then
+    sin(omega_0 (A1 E + b1)) and a last linear layer without a sine. `combine` says how y enters: it modulates
+    the weights of both layers, or is concatenated with, or added to E_fou (the blog's ablations).
+    [choice] W starts uniform within +-pi P / 2, the highest frequency that P pixels carry; the sine layer has
+    SIREN's U(+-sqrt(6 / F) / omega_0).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        patch: int,
+        channels: int,
+        *,
+        hidden: int,
+        combine: Combine = "modulation",
+        demodulate: bool = False,
+        omega_0: float = 30.0,
+        linear: Callable[..., Linear] = Linear,
+    ) -> None:
+        super().__init__()
+        self.patch, self.combine, self.omega_0 = patch, combine, omega_0
+        features = width
+        # Standard deviation of U(+-a) is a / sqrt(3); Linear divides its gain by sqrt(in features).
+        self.fourier = linear(
+            2, features, bias=False, gain=math.pi * patch / math.sqrt(6), initialisation="uniform"
+        )
+        sine = linear(
+            2 * features if combine == "concatenation" else features,
+            hidden,
+            gain=math.sqrt(2) / omega_0,
+            initialisation="uniform",
+        )
+        colour = linear(hidden, channels)
+        if combine == "modulation":
+            self.sine = ModulatedLinear(width, sine, demodulate=demodulate, linear=linear)
+            self.colour = ModulatedLinear(width, colour, demodulate=demodulate, linear=linear)
+        else:
+            self.sine, self.colour = sine, colour
+
+    def forward(self, tokens: Tensor, w: Tensor | None = None, *, scale: int = 1) -> Tensor:  # noqa: ARG002
+        """w is not used; `scale` > 1 evaluates the same functions on a grid that many times finer."""
+        pixels = pixel_coordinates(self.patch * scale, tokens.device)
+        fourier = torch.sin(self.fourier(pixels)).to(tokens.dtype)  # (P^2, F)
+        colours = self._colours(fourier, tokens)  # (B, L, P^2, C)
+        return unpatchify(colours.mT.flatten(2), self.patch * scale)
+
+    def _colours(self, fourier: Tensor, tokens: Tensor) -> Tensor:
+        if self.combine == "modulation":
+            hidden = torch.sin(self.omega_0 * self.sine(fourier, tokens))  # (B, L, P^2, M)
+            return self.colour(hidden, tokens)
+        tokens = tokens.unsqueeze(-2).expand(*tokens.shape[:2], len(fourier), -1)
+        joined = (
+            tokens + fourier if self.combine == "sum" else torch.cat((fourier.expand_as(tokens), tokens), -1)
+        )
+        return self.colour(torch.sin(self.omega_0 * self.sine(joined)))

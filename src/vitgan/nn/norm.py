@@ -1,0 +1,48 @@
+"""Layer norms: plain, and self-modulated by the latent (deck, "LayerNorm automodulada"; arXiv 1810.01365).
+
+Shapes: B batch, L tokens, D width, E width of w.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgan.nn.linear import Linear
+
+EPSILON = 1e-6
+
+
+class LayerNorm(nn.LayerNorm):
+    """Plain layer norm over D that accepts, and ignores, the latent: h (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPSILON)
+
+    def forward(self, h: Tensor, w: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return F.layer_norm(
+            h, self.normalized_shape, self.weight.to(h.dtype), self.bias.to(h.dtype), self.eps
+        )
+
+
+class SelfModulatedLayerNorm(nn.Module):
+    """SLN(h, w) = gamma(w) * (h - mu) / sigma + beta(w): h (B, L, D), w (B, E) -> (B, L, D).
+
+    mu and sigma, the standard deviation, are per token over D; gamma and beta are vectors of size D, each
+    an affine map of w of this norm's own. It starts as a plain layer norm at w = 0 and on average over w:
+    gamma = 1 and beta = 0 there, with weights of standard deviation `gain` / sqrt(E). At gain 0 all images
+    are one at the start, and the generator does not leave that (docs/decisions.md).
+    """
+
+    def __init__(
+        self, width: int, latent_width: int, linear: Callable[..., Linear] = Linear, *, gain: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.gamma = linear(latent_width, width, gain=gain, bias_start=1.0)
+        self.beta = linear(latent_width, width, gain=gain)
+
+    def forward(self, h: Tensor, w: Tensor) -> Tensor:
+        gamma = self.gamma(w).unsqueeze(1)  # (B, 1, D)
+        beta = self.beta(w).unsqueeze(1)
+        return beta + gamma * F.layer_norm(h, (self.width,), eps=EPSILON)

@@ -1,0 +1,40 @@
+"""Images to patches and back (deck eq. 1 and 9, "Sobreposição dos patches").
+
+Shapes: B batch, C channels, H x W image, P patch, o overlap, L = HW / P^2 patches in raster order, D width.
+The pixels of a patch are laid out channel first: C, rows, columns.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgan.nn.linear import Linear
+
+
+def patchify(images: Tensor, patch: int, overlap: int = 0) -> Tensor:
+    """(B, C, H, W) -> (B, L, C (P + 2o)^2): patches extended by `overlap` pixels on every side.
+
+    Zeros lie beyond the border and the stride stays P, so L does not depend on the overlap.
+    """
+    if overlap == 0:
+        return F.pixel_unshuffle(images, patch).flatten(2).mT
+    return F.unfold(images, patch + 2 * overlap, stride=patch, padding=overlap).mT
+
+
+def unpatchify(patches: Tensor, patch: int) -> Tensor:
+    """(B, L, C P^2) -> (B, C, H, W), the inverse of `patchify` without overlap, for a square image."""
+    side = round(patches.shape[1] ** 0.5)
+    return F.pixel_shuffle(patches.mT.unflatten(2, (side, side)), patch)
+
+
+class LinearOutput(nn.Module):
+    """The linear mapping x_p^i = y^i E of the baselines: tokens (B, L, D) -> image (B, C, H, W); w is not used."""
+
+    def __init__(self, width: int, patch: int, channels: int, linear: Callable[..., Linear] = Linear) -> None:
+        super().__init__()
+        self.patch = patch
+        self.project = linear(width, channels * patch**2)
+
+    def forward(self, tokens: Tensor, w: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return unpatchify(self.project(tokens), self.patch)

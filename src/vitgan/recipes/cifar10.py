@@ -1,0 +1,32 @@
+"""CIFAR-10 at the paper's settings (spec, training table), and small enough for a CPU."""
+
+from dataclasses import replace
+
+from vitgan.adversarial import BCR
+from vitgan.data import DataOptions
+from vitgan.engine.ema import EMAOptions
+from vitgan.engine.recipe import Recipe, TrainingOptions
+from vitgan.engine.schedule import AdamOptions
+from vitgan.models import DiscriminatorOptions, GeneratorOptions
+
+CIFAR10 = Recipe(
+    name="cifar10",
+    data=DataOptions(source="cifar10", resolution=32, channels=3),
+    generator=GeneratorOptions(patch=4, depth=4),
+    discriminator=DiscriminatorOptions(patch=4, depth=4),
+    terms=(BCR(real=10.0, fake=10.0),),
+    optimiser_generator=AdamOptions(learning_rate=0.002),
+    optimiser_discriminator=AdamOptions(learning_rate=0.002),
+    ema=EMAOptions(half_life=1_000_000),
+    training=TrainingOptions(batch=128, images=40_000_000),
+)
+
+SMALL = replace(
+    CIFAR10,
+    name="cifar10-small",
+    training=replace(
+        CIFAR10.training, images=None, minutes=20, log_every=1280, sample_every=6400, checkpoint_every=25_600
+    ),
+)
+
+RECIPES = {"cifar10": CIFAR10, "cifar10-small": SMALL}
