@@ -74,10 +74,10 @@ def _from_memory(
     labels = None if images.labels is None else images.labels.to(pixels.device)
     flip = images.options.flip
     for drawn in draws:
-        indices, flips = torch.from_numpy(drawn).to(pixels.device)
+        indices = torch.from_numpy(drawn[0]).to(pixels.device)
         chosen = pixels.index_select(0, indices)
         if flip:
-            chosen = torch.where(flips.bool()[:, None, None, None], chosen.flip(3), chosen)
+            _mirror(chosen, drawn[1])
         chosen_labels = None if labels is None else labels[indices].to(device)
         yield Batch(_to_float(chosen.to(device)), chosen_labels)
 
@@ -87,6 +87,11 @@ def _fits(pixels: torch.Tensor, device: torch.device) -> bool:
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
     return pixels.nbytes <= DEVICE_SHARE * free
+
+
+def _mirror(pixels: torch.Tensor, flips: np.ndarray) -> None:
+    rows = torch.from_numpy(np.flatnonzero(flips)).to(pixels.device)
+    pixels[rows] = pixels[rows].flip(3)
 
 
 def _to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -105,8 +110,8 @@ class _Reading(Dataset[Fetched]):
         fetched = fetch(self.source, self.options, indices.tolist())
         if fetched.pixels is None or not self.options.flip:
             return fetched
-        mirrored = torch.from_numpy(flips.astype(bool))[:, None, None, None]
-        return fetched._replace(pixels=torch.where(mirrored, fetched.pixels.flip(3), fetched.pixels))
+        _mirror(fetched.pixels, flips)
+        return fetched
 
 
 def _from_workers(

@@ -125,12 +125,15 @@ class Discriminator(nn.Module):
             return self._logits(images, labels)
 
     def features(self, images: Tensor) -> Tensor:
-        """y = LN(h_L^0), (B, D); normalised weights are used only within `forward`."""
+        """y = LN(h_L^0), (B, D). The last block computes the class token alone, which is all that y reads.
+
+        Normalised weights are used only within `forward`.
+        """
         patches = self.embed(patchify(images, self.options.patch, self.overlap))  # (B, L, D)
         class_token = self.class_token.to(patches.dtype).expand(len(patches), -1, -1)
         h = torch.cat((class_token, patches), 1) + self.position.to(patches.dtype)  # (B, L + 1, D)
-        for block in self.blocks:
-            h = block(h)
+        for i, block in enumerate(self.blocks):
+            h = block(h, first=1 if i == len(self.blocks) - 1 else None)
         return self.norm(h[:, 0])
 
     def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:

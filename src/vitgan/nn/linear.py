@@ -56,7 +56,9 @@ class Linear(nn.Module):
         return self.weight * self.scale if self.normalised is None else self.normalised
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else (self.bias * self.bias_scale).to(x.dtype)
+        bias = self.bias
+        if bias is not None:
+            bias = (bias if self.bias_scale == 1.0 else bias * self.bias_scale).to(x.dtype)
         return F.linear(x, self.effective_weight().to(x.dtype), bias)
 
     @torch.no_grad()

@@ -34,13 +34,15 @@ class SpectralNorm(nn.Module):
             self.register_buffer(f"left_{k}", torch.empty(len(group), rows, 1))
             self.register_buffer(f"right_{k}", torch.empty(len(group), columns, 1))
             self.register_buffer(f"initial_{k}", torch.empty(len(group), 1, 1))
+            scale = torch.tensor([layer.scale for layer in group]).view(-1, 1, 1)
+            self.register_buffer(f"scale_{k}", scale, persistent=False)
         self.recalibrate()
 
     @torch.no_grad()
     def recalibrate(self) -> None:
         """Take the present weights as W_init: exact sigma and singular vectors, by a decomposition."""
-        for k, group in enumerate(self.groups):
-            weight = _stacked(group)
+        for k in range(len(self.groups)):
+            weight = self._stacked(k)
             left, sigma, right = torch.linalg.svd(weight.double(), full_matrices=False)
             self._buffer("left", k).copy_(left[:, :, :1])
             self._buffer("right", k).copy_(right[:, :1].mT)
@@ -49,8 +51,8 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def advance(self) -> None:
         """One step of power iteration for every layer: v = W^T u / |W^T u|, then u = W v / |W v|."""
-        for k, group in enumerate(self.groups):
-            weight = _stacked(group)
+        for k in range(len(self.groups)):
+            weight = self._stacked(k)
             right = F.normalize(weight.mT @ self._buffer("left", k), dim=1)
             self._buffer("right", k).copy_(right)
             self._buffer("left", k).copy_(F.normalize(weight @ right, dim=1))
@@ -70,7 +72,7 @@ class SpectralNorm(nn.Module):
 
     def _normalised(self, k: int) -> Tensor:
         """W_bar (n, O, I) of group k."""
-        weight = _stacked(self.groups[k])
+        weight = self._stacked(k)
         left, right = self._buffer("left", k), self._buffer("right", k)
         sigma = left.mT @ (weight @ right)  # (n, 1, 1)
         target = self._buffer("initial", k) if self.improved else 1.0
@@ -79,8 +81,6 @@ class SpectralNorm(nn.Module):
     def _buffer(self, name: str, k: int) -> Tensor:
         return self.get_buffer(f"{name}_{k}")
 
-
-def _stacked(group: Sequence[Linear]) -> Tensor:
-    """The used weights of layers of one shape, (n, O, I)."""
-    scale = torch.tensor([layer.scale for layer in group], device=group[0].weight.device)
-    return torch.stack([layer.weight for layer in group]) * scale.view(-1, 1, 1)
+    def _stacked(self, k: int) -> Tensor:
+        """The used weights of group k, (n, O, I)."""
+        return torch.stack([layer.weight for layer in self.groups[k]]) * self._buffer("scale", k)

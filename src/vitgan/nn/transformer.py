@@ -26,7 +26,8 @@ class MultilayerPerceptron(nn.Module):
 class Block(nn.Module):
     """h' = MSA(norm(h, w)) + h; h = MLP(norm(h', w)) + h': h (B, N, D), w (B, E) or None -> (B, N, D).
 
-    The residual is the un-normalised h. `norm()` makes a module that is called with (h, w).
+    The residual is the un-normalised h. `norm()` makes a module that is called with (h, w). With `first`
+    only the first so many tokens are computed, which attend to all N: (B, first, D).
     """
 
     def __init__(self, attention: nn.Module, perceptron: nn.Module, norm: Callable[[], nn.Module]) -> None:
@@ -34,6 +35,6 @@ class Block(nn.Module):
         self.norm_attention, self.attention = norm(), attention
         self.norm_perceptron, self.perceptron = norm(), perceptron
 
-    def forward(self, h: Tensor, w: Tensor | None = None) -> Tensor:
-        h = h + self.attention(self.norm_attention(h, w))
+    def forward(self, h: Tensor, w: Tensor | None = None, first: int | None = None) -> Tensor:
+        h = h[:, :first] + self.attention(self.norm_attention(h, w), first)
         return h + self.perceptron(self.norm_perceptron(h, w))
