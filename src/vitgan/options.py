@@ -7,6 +7,7 @@ class, so a recipe read from a checkpoint is the recipe that was written, or an 
 import dataclasses
 import types
 import typing
+from itertools import zip_longest
 from typing import Any
 
 from vitgan.errors import UserError
@@ -31,7 +32,8 @@ def from_dict(value: Any, expected: Any, where: str = "recipe") -> Any:
         return _dataclass_from_dict(value, [expected], where)
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin is typing.Literal:
-        return _checked(value in arguments, value, where, f"one of {', '.join(map(str, arguments))}")
+        same = [argument for argument in arguments if argument == value and type(argument) is type(value)]
+        return _checked(bool(same), value, where, f"one of {', '.join(map(str, arguments))}")
     if origin in (types.UnionType, typing.Union):
         return _union_from_dict(value, arguments, where)
     if origin is tuple:
@@ -47,11 +49,15 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         pairs = [(f"{where}.{key}" if where else key, old.get(key), new.get(key)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
+    elif isinstance(old, list) and isinstance(new, list):
+        pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip_longest(old, new))]
     else:
-        return [] if old == new else [f"{where}: {old} -> {new}"]
+        return [] if old == new else [f"{where}: {_shown(old)} -> {_shown(new)}"]
     return [line for place, a, b in pairs for line in differences(a, b, place)]
+
+
+def _shown(value: Any) -> Any:
+    return value["type"] if isinstance(value, dict) and "type" in value else value
 
 
 def _checked(passed: bool, value: Any, where: str, wanted: str) -> Any:
@@ -76,7 +82,7 @@ def _dataclass_from_dict(value: Any, classes: list[Any], where: str) -> Any:
     by_name = {cls.__name__: cls for cls in classes}
     _checked(isinstance(value, dict), value, where, "an object")
     name = value.get("type")
-    _checked(name in by_name, name, f"{where}.type", f"one of {', '.join(by_name)}")
+    _checked(isinstance(name, str) and name in by_name, name, f"{where}.type", f"one of {', '.join(by_name)}")
     cls = by_name[name]
     annotations = typing.get_type_hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}

@@ -21,7 +21,10 @@ class AdversarialLoss(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic:
-    """Non-saturating logistic loss (arXiv 1406.2661): D: softplus(-real) + softplus(fake); G: softplus(-fake)."""
+    """Non-saturating logistic loss (arXiv 1406.2661).
+
+    D: softplus(-real) + softplus(fake); G: softplus(-fake).
+    """
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(-real).mean() + F.softplus(fake).mean()

@@ -7,6 +7,7 @@ written under a temporary name and renamed, so that a checkpoint is there whole 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,10 @@ class DamagedCheckpoint(Exception):
 def save_checkpoint(
     run: Path, images_seen: int, tensors: dict[str, Tensor], description: dict[str, Any]
 ) -> Path:
-    """Write one checkpoint of `run` and return its folder; OSError (a full disk) leaves nothing behind."""
+    """Write one checkpoint of `run` and return its folder.
+
+    Raises OSError with its `errno` (ENOSPC for a full disk), and then leaves nothing behind.
+    """
     final = run / "checkpoints" / f"{images_seen:012d}"
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +65,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if _sha256(folder / TENSORS) != body["sha256"]:
             raise DamagedCheckpoint(f"{TENSORS} does not match its checksum")
         return load_file(folder / TENSORS), body
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{TENSORS} is missing") from error
     except (OSError, SafetensorError) as error:
-        raise DamagedCheckpoint(str(error)) from error
+        raise DamagedCheckpoint(f"{TENSORS} cannot be read ({error})") from error
 
 
 def load_description(folder: Path) -> dict[str, Any]:
@@ -70,41 +76,54 @@ def load_description(folder: Path) -> dict[str, Any]:
     try:
         whole = json.loads((folder / DESCRIPTION).read_bytes())
         body, checksum = whole["checkpoint"], whole["sha256"]
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{DESCRIPTION} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{DESCRIPTION} cannot be read ({error})") from error
     if checksum != _json_sha256(body):
         raise DamagedCheckpoint(f"{DESCRIPTION} does not match its checksum")
     if body["format"] > FORMAT:
         raise UserError(
-            f"{folder} was written by a newer vitgan (format {body['format']}): upgrade with pip."
+            f"{folder} was written by a newer vitgan (format {body['format']}): "
+            "upgrade with `pip install --upgrade vitgan`."
         )
     return body
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoint folders, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir())
+    """The run's checkpoint folders, oldest first. A copy that someone has renamed is not one."""
+    named = (path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return sorted(named, key=lambda path: int(path.name))
 
 
 def load_newest(run: Path, tell: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that is whole; `tell` gets a line for each damaged one. None: there is none at all.
+    """The newest checkpoint that is whole, None if there is none at all; `tell` hears of each damaged one.
 
-    Raises UserError when there are checkpoints and every one of them is damaged.
+    Raises UserError when there are checkpoints and every one of them is damaged, or one is of a newer format.
     """
-    found = checkpoints(run)
-    for folder in reversed(found):
+    damages: list[str] = []
+    for folder in reversed(checkpoints(run)):
         try:
-            return load_checkpoint(folder)
+            whole = load_checkpoint(folder)
         except DamagedCheckpoint as damage:
-            tell(f"Checkpoint {folder.name} is damaged ({damage}); using the one before it.")
-    if found:
+            damages.append(f"Checkpoint {folder.name} is damaged ({damage}); using the one before it.")
+            continue
+        for line in damages:
+            tell(line)
+        return whole
+    if damages:
         raise UserError(f"Every checkpoint in {run / 'checkpoints'} is damaged: move it away to start again.")
     return None
 
 
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what interrupted writes left."""
-    for folder in checkpoints(run)[:-keep]:
+def prune(run: Path, keep: int, *, newest: int) -> None:
+    """Delete all but the last `keep` checkpoints up to `newest` images, and what interrupted writes left.
+
+    One beyond `newest` is damaged, else the run would have gone on from it: counted in, it would push out a
+    good one.
+    """
+    whole = [folder for folder in checkpoints(run) if int(folder.name) <= newest]
+    for folder in whole[:-keep]:
         shutil.rmtree(folder, ignore_errors=True)
     for left in (run / "checkpoints").glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
@@ -113,8 +132,11 @@ def prune(run: Path, keep: int) -> None:
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # safetensors wraps what the system says, a full disk among it
-        raise OSError(f"{path} cannot be written: {error}") from error
+    except SafetensorError as error:  # it wraps what the system says, "… (os error 28)" for a full disk
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     _sync(path)
 
 

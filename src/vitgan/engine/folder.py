@@ -1,46 +1,99 @@
 """A run's folder: which recipe it belongs to, and reading a trained generator back."""
 
+import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch import Tensor
 
-from vitgan.engine.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint, load_newest
+from vitgan.engine.checkpoint import (
+    DamagedCheckpoint,
+    checkpoints,
+    load_checkpoint,
+    load_description,
+    load_newest,
+)
 from vitgan.engine.log import replacing
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.models import Generator
 
-RECIPE = "recipe.json"
+RECIPE, LOCK = "recipe.json", ".lock"
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Make `folder` the run folder of `recipe`, or check that it is.
-
-    Raises UserError, naming the first difference, when it holds a run of another recipe.
-    """
+def check(folder: Path, recipe: Recipe) -> None:
+    """Raise UserError, naming the first difference, when `folder` holds a run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with --out.")
-    path = folder / RECIPE
-    if path.exists():
-        conflicts = _read_recipe(path).conflicts(recipe)
-        if conflicts:
-            more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
-            raise UserError(
-                f"{folder} holds a run of another recipe: {conflicts[0]}{more}; "
-                "choose another folder with --out, or give the settings it was begun with."
-            )
+    known = _known_recipe(folder)
+    conflicts = known.conflicts(recipe) if known is not None else []
+    if conflicts:
+        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+        raise UserError(
+            f"{folder} holds a run of another recipe, {conflicts[0]}{more}: "
+            "choose another folder with --out, or give the settings it was begun with."
+        )
+
+
+@contextmanager
+def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
+    """Within it `folder` is the run folder of `recipe` and this process alone trains there.
+
+    Raises UserError when another process does, OSError when the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+    with (folder / LOCK).open("a") as lock:
+        _lock(lock, folder)
+        with replacing(folder / RECIPE) as temporary:
+            temporary.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+        yield
 
 
-def _read_recipe(path: Path) -> Recipe:
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """The sentence for an `error` of the system while a run writes to `folder`."""
+    saved = checkpoints(folder)
+    state = (
+        f"The last checkpoint, at image {int(saved[-1].name):,}, is kept"
+        if saved
+        else "No checkpoint is there yet"
+    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk of {folder} is full: delete what you do not need there and give the same command "
+            f"again. {state}."
+        )
+    place = error.filename or folder
+    return UserError(
+        f"{place} cannot be read or written ({error.strerror or error}): see to it, or choose another --out. "
+        f"{state}."
+    )
+
+
+def _known_recipe(folder: Path) -> Recipe | None:
+    """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        return Recipe.from_dict(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    for checkpoint in reversed(checkpoints(folder)):
+        with suppress(DamagedCheckpoint):
+            return Recipe.from_dict(load_description(checkpoint)["recipe"])
+    return None
+
+
+def _lock(file: TextIO, folder: Path) -> None:
     try:
-        return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a recipe ({error}): choose another folder with --out.") from error
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:  # of the process: readers that it has forked do not hold it when the process is killed
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
+            raise UserError(
+                f"Another process is training in {folder}: stop it first, or choose another folder by --out."
+            ) from error
 
 
 def load_generator(run: str | Path) -> Generator:

@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM as a wish to stop after the present step."""
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
+
+STDERR = 2
 
 
 class Interrupt:
@@ -20,9 +23,12 @@ class Interrupt:
         if self:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
+        with contextlib.suppress(OSError):
+            if os.isatty(STDERR):  # by the system's write: Python's own may not be entered twice
+                os.write(STDERR, b"\nStopping after this step; once more to stop at once, unsaved.\n")
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[Interrupt]:
     """Within it SIGINT and SIGTERM set the Interrupt. Outside the main thread signals stay as they are."""
     interrupt = Interrupt()

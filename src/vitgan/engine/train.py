@@ -13,7 +13,7 @@ from vitgan.data import Batch, ImageSet, batches
 from vitgan.engine.checkpoint import load_newest, prune, save_checkpoint
 from vitgan.engine.ema import update_average
 from vitgan.engine.environment import environment
-from vitgan.engine.folder import claim
+from vitgan.engine.folder import check, claimed, unwritable
 from vitgan.engine.images import grid, save_png
 from vitgan.engine.interrupt import Interrupt, stop_on_signals
 from vitgan.engine.log import RunLog
@@ -21,7 +21,7 @@ from vitgan.engine.metrics import Diverged, StepMetrics
 from vitgan.engine.progress import Progress
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.report import write_report
-from vitgan.engine.state import activation_dtype, build_state, step_generator
+from vitgan.engine.state import State, activation_dtype, build_state, step_generator
 from vitgan.errors import UserError
 from vitgan.models.vitgan import to_uint8
 
@@ -53,31 +53,30 @@ def train(recipe: Recipe, folder: Path, *, device: torch.device, quiet: bool = F
     Raises UserError on a user's mistake, a full disk, or numbers that are not finite; the last checkpoint
     is kept. SIGINT and SIGTERM end it after the present step, saved.
     """
-    claim(folder, recipe)
+    check(folder, recipe)
     images = recipe.data.build()
-    with ExitStack() as stack:
-        interrupt = stack.enter_context(stop_on_signals())
-        run = Run(recipe, folder, images, device, quiet)
-        stack.callback(run.close)
-        try:
-            return run.train(interrupt)
-        except Diverged as error:
-            raise run.diverged(error) from error
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error}): free space there. {run.saved_so_far()}"
-            ) from error
+    state = build_state(recipe, images, device)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(claimed(folder, recipe))
+            interrupt = stack.enter_context(stop_on_signals())
+            run = Run(recipe, folder, images, state, quiet)
+            stack.callback(run.close)
+            try:
+                return run.train(interrupt)
+            except Diverged as error:
+                raise run.diverged(error) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 class Run:
     """One run while it trains."""
 
-    def __init__(
-        self, recipe: Recipe, folder: Path, images: ImageSet, device: torch.device, quiet: bool
-    ) -> None:
-        self.recipe, self.folder, self.images, self.device = recipe, folder, images, device
+    def __init__(self, recipe: Recipe, folder: Path, images: ImageSet, state: State, quiet: bool) -> None:
+        self.recipe, self.folder, self.images, self.state = recipe, folder, images, state
         self.options = recipe.training
-        self.state = build_state(recipe, images, device)
+        self.device = device = next(state.average.parameters()).device
         self.metrics = StepMetrics()
         notes = self._resume()
         self.saved_images = self.state.images_seen
@@ -204,7 +203,7 @@ class Run:
         if any(not torch.isfinite(tensor).all() for tensor in tensors.values()):
             raise Diverged(f"a weight became NaN or infinite at image {self.state.images_seen}")
         save_checkpoint(self.folder, self.state.images_seen, tensors, description)
-        prune(self.folder, self.options.keep)
+        prune(self.folder, self.options.keep, newest=self.state.images_seen)
         self.saved_images, self._saved_seconds = self.state.images_seen, self.state.seconds
 
     def _resume(self) -> list[str]:
@@ -232,8 +231,9 @@ class Run:
         if ended == "complete":
             self.progress.message(f"Done: {done}. Report: {self.folder / 'report.html'}")
         else:
+            saved = "saved" if state.images_seen else "nothing to save yet"
             self.progress.message(
-                f"Stopped by {interrupt.signal_name}, saved: {done}. The same command goes on."
+                f"Stopped by {interrupt.signal_name}, {saved}: {done}. The same command goes on."
             )
 
     def report(self, status: str) -> None:
@@ -251,7 +251,8 @@ class Run:
         self.report(f"stopped: {error}")
         return UserError(
             f"Training stopped: {error}. {self.saved_so_far()} Lower the learning rates "
-            "(--optimiser-generator.learning-rate, --optimiser-discriminator.learning-rate) and use another --out."
+            "(--optimiser-generator.learning-rate, --optimiser-discriminator.learning-rate) "
+            "and use another --out."
         )
 
     def saved_so_far(self) -> str:

@@ -165,12 +165,21 @@ def load_timm(model: Discriminator, state: Mapping[str, Tensor]) -> None:
 
     `model` has dot-product attention, overlap 0, a linear head and spectral_norm "none". timm's key bias is
     left out: it adds one number to all logits of a row of attention, which softmax ignores.
-    Raises ValueError when a shape differs.
+    Raises ValueError when a shape or the number of blocks differs.
     """
-    if model.options.attention != "dot-product" or model.overlap or model.options.head != "linear":
-        raise UserError("A timm ViT needs attention 'dot-product', overlap 0 and head 'linear'.")
+    options = model.options
+    found = (options.attention, model.overlap, options.head, options.spectral_norm)
+    if found != ("dot-product", 0, "linear", "none"):
+        raise UserError(
+            "A timm ViT needs attention 'dot-product', overlap 0, head 'linear', spectral_norm 'none'."
+        )
+    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    if blocks != len(model.blocks):
+        raise ValueError(f"The weights are of {blocks} blocks, the model has {len(model.blocks)}.")
     _assign(model.embed, state["patch_embed.proj.weight"].flatten(1), state["patch_embed.proj.bias"])
+    _check_shape(state["cls_token"], model.class_token)
     model.class_token.copy_(state["cls_token"])
+    _check_shape(state["pos_embed"], model.position)
     model.position.copy_(state["pos_embed"])
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
@@ -201,6 +210,10 @@ def _load_norm(norm: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _assign(layer: Linear, weight: Tensor, bias: Tensor | None) -> None:
-    if weight.shape != layer.weight.shape:
-        raise ValueError(f"A weight has shape {tuple(weight.shape)}, the layer {tuple(layer.weight.shape)}.")
+    _check_shape(weight, layer.weight)
     layer.assign(weight, bias)
+
+
+def _check_shape(weight: Tensor, own: Tensor) -> None:
+    if weight.shape != own.shape:
+        raise ValueError(f"A weight has shape {tuple(weight.shape)}, the model's {tuple(own.shape)}.")

@@ -45,7 +45,7 @@ class GeneratorOptions:
     """Hidden size of a block's MLP."""
     entry: Literal["A", "B", "C"] = "C"
     """How w enters: added to every position (A), as one more token (B), by SLN (C)."""
-    modulation_gain: float = 0.5
+    modulation_gain: float = 1.0
     """Standard deviation at the start of SLN's gamma and beta, for w of unit variance."""
     output: Literal["implicit", "linear", "conv"] = "implicit"
     """From token to patch: sine network of the pixel coordinates, linear map, or convolutions."""

@@ -46,7 +46,8 @@ def merge_heads(x: Tensor) -> Tensor:
 class SelfAttention(nn.Module):
     """Dot-product self-attention, (B, N, D) -> (B, N, D) (deck eq. 2).
 
-    With `first` the output is that of the first so many tokens, which attend to all N. The key has no bias: it would add the same number to every logit of a row, which softmax ignores.
+    With `first` the output is that of the first so many tokens, which attend to all N. The key has no bias:
+    it would add the same number to every logit of a row, which softmax ignores.
     """
 
     def __init__(self, width: int, heads: int, linear: Callable[..., Linear] = Linear) -> None:

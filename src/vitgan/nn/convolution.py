@@ -5,6 +5,7 @@ Shapes: B batch, C channels in, O channels out, H x W grid, L tokens, D width, E
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,7 @@ class ConvolutionalOutput(nn.Module):
         assert 2**doublings == patch
         widths = [width, width, *(max(width >> k, 16) for k in range(1, doublings + 1))]
         self.convolutions = nn.ModuleList(
-            ModulatedConvolution(a, b, 3, latent_width, linear=linear)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            ModulatedConvolution(a, b, 3, latent_width, linear=linear) for a, b in pairwise(widths)
         )
         self.colour = ModulatedConvolution(
             widths[-1], channels, 1, latent_width, demodulate=False, linear=linear

@@ -1,4 +1,4 @@
-"""The implicit neural representation of a patch, f_theta(E_fou, y^i) (deck eq. 9, blog; SIREN, arXiv 2006.09661).
+"""The implicit neural representation of a patch, f_theta(E_fou, y^i) (deck eq. 9, blog; arXiv 2006.09661).
 
 Shapes: B batch, L patches, P patch, C channels, D width of a token, F Fourier features, M hidden features.
 """
@@ -26,8 +26,8 @@ def pixel_coordinates(side: int, device: torch.device | None = None) -> Tensor:
 class ModulatedLinear(nn.Module):
     """A linear layer whose weights a token scales, w'_ij = s_i(y) w_ij (blog; StyleGAN2, CIPS).
 
-    x (..., K, I) with K pixels a token, y (..., D) -> (..., K, O). The scale is put on the input, which is the
-    same product. With `demodulate` every output feature of a token is divided by the norm of its weights w'_j.
+    x (..., K, I) with K pixels a token, y (..., D) -> (..., K, O). The scale is put on the input: the same
+    product. With `demodulate` every output feature of a token is divided by the norm of its weights w'_j.
     """
 
     def __init__(

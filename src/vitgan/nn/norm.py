@@ -35,7 +35,7 @@ class SelfModulatedLayerNorm(nn.Module):
     """
 
     def __init__(
-        self, width: int, latent_width: int, linear: Callable[..., Linear] = Linear, *, gain: float = 0.5
+        self, width: int, latent_width: int, linear: Callable[..., Linear] = Linear, *, gain: float = 1.0
     ) -> None:
         super().__init__()
         self.width = width

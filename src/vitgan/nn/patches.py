@@ -29,7 +29,10 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 
 
 class LinearOutput(nn.Module):
-    """The linear mapping x_p^i = y^i E of the baselines: tokens (B, L, D) -> image (B, C, H, W); w is not used."""
+    """The linear mapping x_p^i = y^i E of the baselines: tokens (B, L, D) -> image (B, C, H, W).
+
+    w is not used.
+    """
 
     def __init__(self, width: int, patch: int, channels: int, linear: Callable[..., Linear] = Linear) -> None:
         super().__init__()

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import io
+import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 from vitgan.adversarial import BCR, R1, Hinge, Logistic, Wasserstein
@@ -14,6 +16,25 @@ from vitgan.errors import UserError
 LOSSES = {"logistic": Logistic, "hinge": Hinge, "wasserstein": Wasserstein}
 # A term that a recipe lacks stands here with weight 0, so that a flag can bring it in.
 TERMS = {"bcr": BCR(real=0.0, fake=0.0), "r1": R1(gamma=0.0)}
+KINDS = {"None": "None", "INT": "a whole number", "FLOAT": "a number"}
+# No number of a recipe is negative; these are 1 at least, these are 1 at most, these are below 1.
+AT_LEAST_1 = {
+    *(
+        "patch",
+        "depth",
+        "width",
+        "heads",
+        "perceptron_width",
+        "implicit_width",
+        "latent_dim",
+        "mapping_depth",
+    ),
+    *("resolution", "batch", "keep", "sample_count", "log_every", "sample_every", "checkpoint_every"),
+    *("every", "decay_half_life"),
+}
+AT_MOST_1 = {"translation", "colour", "cutout", "scaling", "flip", "shift", "hole"}
+BELOW_1 = {"beta1", "beta2"}
+MOST = 2**63 - 1  # of a whole number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +66,32 @@ def override(recipe: Recipe, arguments: Sequence[str], *, show: bool = False) ->
         if error.code == 0:
             raise
         _refuse(said.getvalue())
+    for place, number in _numbers(chosen, "-"):
+        _check_range(place, number)
     return _recipe(recipe, chosen)
+
+
+def _numbers(options: Any, where: str) -> Iterator[tuple[str, int | float]]:
+    """Every number with its flag, --generator.width."""
+    for field in dataclasses.fields(options):
+        value, place = getattr(options, field.name), f"{where}.{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, place)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield place.replace("-.", "--", 1), value
+
+
+def _check_range(flag: str, number: int | float) -> None:
+    name = flag.rpartition(".")[2].replace("-", "_")
+    least = 1 if name in AT_LEAST_1 else 0
+    if not least <= number < math.inf:
+        raise UserError(f"{flag} must be at least {least}, and finite, not {number}.")
+    if isinstance(number, int) and number > MOST:
+        raise UserError(f"{flag} must be at most {MOST}, not {number}.")
+    if name in AT_MOST_1 and number > 1:
+        raise UserError(f"{flag} must be at most 1, not {number}.")
+    if name in BELOW_1 and number >= 1:
+        raise UserError(f"{flag} must be below 1, not {number}.")
 
 
 def _settings(recipe: Recipe) -> Any:
@@ -72,9 +118,27 @@ def _recipe(recipe: Recipe, chosen: Any) -> Recipe:
 
 
 def _refuse(said: str) -> NoReturn:
-    """Tyro's framed message as one line: what is wrong, and the nearest setting if it names one."""
-    lines = [re.sub(r"[│╭╮╰╯]|─{2,}", "", line).strip() for line in said.splitlines()]
-    wrong = " ".join(lines[1 : next((i for i, line in enumerate(lines) if i > 0 and not line), len(lines))])
-    near = next((line.split()[0] for line in lines if line.startswith("--")), None)
-    hint = f" Did you mean {near}?" if near is not None and near not in wrong else ""
-    raise UserError(f"{wrong.rstrip('.')}.{hint} `vitgan train RECIPE --settings` lists every setting.")
+    """Tyro's framed message as one sentence: what is wrong, and the nearest setting if it names one."""
+    # A title, then paragraphs between rules; where the terminal has no box characters, rules are of hyphens.
+    lines = [re.sub(r"[│╭╮╰╯]|[─-]{3,}", "", line).strip() for line in said.strip().splitlines()]
+    paragraphs = itertools.groupby(lines[1:], key=bool)
+    wrong = next((" ".join(paragraph) for full, paragraph in paragraphs if full), said)
+    flags = [line for line in lines if line.startswith("--")]
+    raise UserError(f"{_sentence(wrong, flags)} (`vitgan train RECIPE --settings` lists every setting).")
+
+
+def _sentence(wrong: str, flags: list[str]) -> str:
+    """`flags` are the settings that tyro shows, each with its type. Wording it does not know stays tyro's."""
+    if match := re.match(r"Unrecognized options: (\S+?)(,|$)", wrong):
+        hint = f": did you mean {flags[0].split()[0]}?" if flags else ""
+        return f"There is no setting {match[1]}{hint}"
+    if match := re.match(r"Error parsing (--\S+): .*'([^']*)'\]?\.?$", wrong):
+        kind = re.sub(
+            r"{?(None|INT|FLOAT)}?", lambda name: KINDS[name[1]], flags[0].split()[-1] if flags else ""
+        )
+        return f"{match[1]} must be {kind.replace('|', ' or ')}, not {match[2]!r}"
+    if match := re.match(r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", wrong):
+        return f"{match[2]} must be one of {match[3].replace(chr(39), '').rstrip(',')}, not {match[1]!r}"
+    if match := re.match(r"Missing value for argument '(.*?)'", wrong):
+        return f"{match[1]} needs a value"
+    return re.sub(r"^Error parsing [\w.]+: ", "", wrong).rstrip(".")

@@ -1,0 +1,511 @@
+"""A run that is stopped, killed, damaged, out of space or out of numbers: what is lost, and what is said."""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitgan
+from vitgan.adversarial import BCR, R1
+from vitgan.cli import main
+from vitgan.engine import train as engine
+from vitgan.engine.checkpoint import TENSORS, checkpoints, load_checkpoint
+from vitgan.engine.log import read_log
+
+Command = Callable[..., int]
+pytestmark = pytest.mark.usefixtures("no_curves")
+# Everything that has a clock: lazy R1, bCR, warm-up, decay, the average's ramp.
+ALL_ON = (
+    *("--terms.r1.gamma", "0.1", "--terms.r1.every", "3", "--optimiser-generator.warm-up", "30"),
+    *("--optimiser-discriminator.decay-from", "20", "--optimiser-discriminator.decay-half-life", "50"),
+    *("--ema.half-life", "40", "--ema.ramp-up", "0.5", "--data.flip", "True"),
+    *("--training.checkpoint-every", "8", "--training.log-every", "4", "--training.sample-every", "16"),
+)
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(folder)[-1])[0]
+
+
+def images_seen(folder: Path) -> int:
+    return int(checkpoints(folder)[-1].name)
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert different == []
+
+
+def assert_log_is_whole(folder: Path, images: int) -> None:
+    seen = [int(line["images"]) for line in read_log(folder)]
+    assert seen == sorted(set(seen))
+    assert seen[-1] == images
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Do `act` in the middle of a step."""
+    real = engine.train_step
+
+    def acting(*arguments):
+        values = real(*arguments)
+        if arguments[-1] == step:
+            act()
+        return values
+
+    monkeypatch.setattr(engine, "train_step", acting)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, torch.Tensor]]:
+    """straight(train, images) is the state after `images` images without a stop."""
+    known: dict[int, dict[str, torch.Tensor]] = {}
+
+    def run(train: Command, images: int) -> dict[str, torch.Tensor]:
+        if images not in known:
+            folder = tmp_path_factory.mktemp("straight")
+            assert train(folder, "--images", str(images), *ALL_ON) == 0
+            known[images] = final(folder)
+        return known[images]
+
+    return run
+
+
+# Going on
+
+
+def test_the_state_holds_everything_that_training_moves(tiny_train: Command, straight: Callable) -> None:
+    state = straight(tiny_train, 48)
+    parts = {name.split(".")[0] for name in state}
+    assert parts == {
+        *("generator", "discriminator", "average", "optimiser_generator", "optimiser_discriminator")
+    }
+    assert any("initial_" in name for name in state)
+    assert state["optimiser_discriminator.class_token.step"].item() == 12
+    weights = [name for name in state if name.startswith("generator.")]
+    assert all(f"optimiser_{name}.exp_avg_sq" in state for name in weights)
+
+
+@pytest.mark.parametrize("stop", [4, 24, 32])
+def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(
+    stop: int, tiny_train: Command, straight: Callable, tmp_path: Path
+) -> None:
+    for images in (stop, 48):
+        assert tiny_train(tmp_path / "run", "--images", str(images), *ALL_ON) == 0
+        assert images_seen(tmp_path / "run") == images
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+def test_a_set_read_as_needed_goes_on_bit_for_bit_too(
+    tiny_train: Command, straight: Callable, tmp_path: Path
+) -> None:
+    for images in ("20", "48"):
+        words = ("--images", images, *ALL_ON, "--data.memory-mib", "0", "--data.workers", "0")
+        assert tiny_train(tmp_path / "run", *words) == 0
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+
+
+def test_a_finished_run_stays_as_it_is(tiny_train: Command, tmp_path: Path) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    before = (checkpoints(tmp_path / "run")[-1] / TENSORS).stat().st_mtime_ns
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    assert (checkpoints(tmp_path / "run")[-1] / TENSORS).stat().st_mtime_ns == before
+    assert_log_is_whole(tmp_path / "run", 8)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number: signal.Signals,
+    tiny_train: Command,
+    straight: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    command = (tmp_path / "run", "--images", "48", *ALL_ON)
+    at_step(monkeypatch, 4, lambda: signal.raise_signal(number))
+    assert tiny_train(*command) == 130
+    assert images_seen(tmp_path / "run") == 20
+    said = capsys.readouterr().err
+    assert f"Stopped by {number.name}, saved: 20 images" in said
+    assert "The same command goes on." in said
+    assert "interrupted" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    monkeypatch.undo()
+    assert tiny_train(*command) == 0
+    assert "Resuming" in capsys.readouterr().err
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+def test_a_second_signal_ends_at_once(
+    tiny_train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(monkeypatch, 4, twice)
+    assert tiny_train(tmp_path / "run", "--images", "48", *ALL_ON) == 130
+    assert images_seen(tmp_path / "run") == 16
+    assert capsys.readouterr().err.splitlines()[-1] == "vitgan: Interrupted."
+
+
+def test_a_signal_before_the_first_checkpoint(
+    tiny_train: Command, straight: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Within the first step: that step is saved. Before it: there is nothing to save, and no error."""
+    at_step(monkeypatch, 0, lambda: signal.raise_signal(signal.SIGTERM))
+    assert tiny_train(tmp_path / "run", "--images", "48", *ALL_ON) == 130
+    assert images_seen(tmp_path / "run") == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(engine.Run, "_sample", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert tiny_train(tmp_path / "none", "--images", "48", *ALL_ON) == 130
+    assert checkpoints(tmp_path / "none") == []
+    monkeypatch.undo()
+    for folder in (tmp_path / "run", tmp_path / "none"):
+        assert tiny_train(folder, "--images", "48", *ALL_ON) == 0
+        assert_same(final(folder), straight(tiny_train, 48))
+
+
+def process(folder: Path, images: Path, tiny: list[str], *words: str) -> subprocess.Popen[str]:
+    """`python -m vitgan train`, returned once it has its first checkpoint."""
+    command = ["train", "digits", "--data", images, "--out", folder, "--device", "cpu", *tiny, *ALL_ON]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "vitgan", *map(str, command), *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoints(folder):
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return child
+
+
+def test_killed_at_any_moment_the_same_command_goes_on_bit_for_bit(
+    images: Path, tiny: list[str], tiny_train: Command, tmp_path: Path
+) -> None:
+    child = process(tmp_path / "run", images, tiny, "--images", "4000")
+    time.sleep(np.random.default_rng().uniform(0, 0.5))
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    end = str(images_seen(tmp_path / "run") + 12)
+    for folder in (tmp_path / "run", tmp_path / "straight"):
+        assert tiny_train(folder, "--images", end, *ALL_ON) == 0
+        assert_log_is_whole(folder, int(end))
+    assert_same(final(tmp_path / "run"), final(tmp_path / "straight"))
+    left = [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.endswith(".tmp")]
+    assert left == []
+
+
+def test_a_second_process_is_refused_and_ctrl_c_from_outside_gives_130(
+    images: Path, tiny: list[str], tiny_train: Command, refused: Callable, tmp_path: Path
+) -> None:
+    child = process(tmp_path / "run", images, tiny, "--minutes", "5")
+    try:
+        assert "Another process is training in" in refused(tiny_train(tmp_path / "run", *ALL_ON))
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=120)[1]
+    finally:
+        child.kill()
+        child.communicate()
+    assert child.returncode == 130
+    assert "Stopped by SIGINT, saved" in said
+    assert "Traceback" not in said
+    vitgan.load(tmp_path / "run")
+
+
+# Damage
+
+
+def truncate(folder: Path) -> None:
+    path = folder / TENSORS
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [truncate, shutil.rmtree, lambda folder: (folder / TENSORS).unlink()])
+def test_a_damaged_newest_checkpoint_costs_its_images_only(
+    damage: Callable[[Path], object],
+    tiny_train: Command,
+    straight: Callable,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "32", *ALL_ON) == 0
+    damage(checkpoints(tmp_path / "run")[-1])
+    capsys.readouterr()
+    assert tiny_train(tmp_path / "run", "--images", "48", *ALL_ON, "--training.keep", "1") == 0
+    said = capsys.readouterr().err
+    assert ("000000000032 is damaged" in said) == (damage is not shutil.rmtree)
+    assert "Resuming" in said
+    assert "at 24 images" in said
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+def test_all_damaged_is_refused_and_nothing_is_deleted(
+    tiny_train: Command, refused: Callable, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "16", *ALL_ON) == 0
+    for folder in checkpoints(tmp_path / "run"):
+        truncate(folder)
+    capsys.readouterr()
+    lines = (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert "Every checkpoint" in refused(tiny_train(tmp_path / "run", "--images", "32", *ALL_ON))
+    assert len(checkpoints(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == lines
+    grid = tmp_path / "grid.png"
+    assert "Every checkpoint" in refused(main(["sample", str(tmp_path / "run"), "--out", str(grid)]))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"type": "Recipe"}'])
+def test_without_its_recipe_file_the_checkpoints_still_know_the_recipe(
+    content: bytes | None,
+    tiny_train: Command,
+    refused: Callable,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    capsys.readouterr()
+    path = tmp_path / "run" / "recipe.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    said = refused(tiny_train(tmp_path / "run", "--images", "12", "--training.seed", "1"))
+    assert "training.seed: 0 -> 1" in said
+    assert tiny_train(tmp_path / "run", "--images", "12") == 0
+
+
+# Full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a small disk needs Linux and root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=4m"):
+        pytest.skip(f"a small disk cannot be mounted here ({os.strerror(ctypes.get_errno())})")
+    try:
+        yield folder
+    finally:
+        libc.umount2(os.fsencode(folder), 2)  # lazily: a test that failed may hold a file
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("place", ["_save", "_sample", "_write_log", "report"])
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
+    place: str,
+    small_disk: Path,
+    tiny_train: Command,
+    straight: Callable,
+    refused: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = getattr(engine.Run, place)
+
+    def filling(run: engine.Run, *arguments: str) -> None:
+        if run.state.images_seen >= 32:
+            fill(small_disk)
+        real(run, *arguments)
+
+    monkeypatch.setattr(engine.Run, place, filling)
+    command = (small_disk / "run", "--images", "48", *ALL_ON)
+    said = refused(tiny_train(*command), alone=False)
+    assert "is full" in said
+    assert "delete what you do not need" in said
+    kept = images_seen(small_disk / "run")
+    assert kept == {"_save": 24, "_sample": 24, "_write_log": 24, "report": 48}[place]
+    assert f"The last checkpoint, at image {kept}, is kept" in said
+    vitgan.load(small_disk / "run")
+    assert "is full" in refused(tiny_train(*command), alone=False)  # it still is
+    monkeypatch.undo()
+    (small_disk / "ballast").unlink()
+    assert tiny_train(*command) == 0
+    assert_same(final(small_disk / "run"), straight(tiny_train, 48))
+    assert_log_is_whole(small_disk / "run", 48)
+
+
+def test_a_disk_that_is_full_from_the_start(small_disk: Path, tiny_train: Command, refused: Callable) -> None:
+    fill(small_disk)
+    said = refused(tiny_train(small_disk / "run", "--images", "8"), alone=False)
+    assert "is full" in said
+    assert "No checkpoint is there yet" in said
+
+
+def test_a_full_disk_for_samples(small_disk: Path, tiny_train: Command, refused: Callable, capsys) -> None:
+    assert tiny_train(small_disk / "run", "--images", "8") == 0
+    capsys.readouterr()
+    fill(small_disk)
+    for name in ("grid.png", "array.npz", "folder"):
+        said = refused(main(["sample", str(small_disk / "run"), "--out", str(small_disk / name)]))
+        assert "No space left" in said
+    assert not (small_disk / "grid.png").exists()
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("term", [BCR, R1])
+def test_nan_in_a_term_stops_at_its_image_and_keeps_the_last_good_checkpoint(
+    term: type[BCR] | type[R1],
+    tiny_train: Command,
+    straight: Callable,
+    refused: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    real = term.losses
+
+    def poisoned(self, seen):
+        losses = real(self, seen)
+        return {name: value * (float("nan") if seen.step == 9 else 1) for name, value in losses.items()}
+
+    monkeypatch.setattr(term, "losses", poisoned)
+    command = (tmp_path / "run", "--images", "48", *ALL_ON)
+    said = refused(tiny_train(*command), alone=False)
+    assert f"{'r1' if term is R1 else 'bcr_real'} became nan at image 36" in said
+    assert "The last good checkpoint is at image 32" in said
+    assert all(tensor.isfinite().all() for tensor in final(tmp_path / "run").values())
+    assert "became nan" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    monkeypatch.undo()
+    assert tiny_train(*command) == 0
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+
+
+def test_a_learning_rate_that_explodes(tiny_train: Command, refused: Callable, tmp_path: Path) -> None:
+    words = ("--optimiser-discriminator.learning-rate", "1e30", *ALL_ON)
+    said = refused(tiny_train(tmp_path / "run", "--images", "400", *words), alone=False)
+    assert "Training stopped: " in said
+    assert "at image " in said
+    assert "Lower the learning rates" in said
+    for folder in checkpoints(tmp_path / "run"):
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(folder)[0].values())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data.resolution", "9"], "resolution 9 is not divided by the generator's patch size 2"),
+        (["--discriminator.patch", "3"], "resolution 8 is not divided by the discriminator's patch size 3"),
+        (["--generator.heads", "3"], "--generator.width 8 is not a multiple of --generator.heads 3"),
+        (["--discriminator.heads", "5"], "--discriminator.width 8 is not a multiple of"),
+        (["--data.labels", "True"], "has no labels"),
+    ],
+)
+def test_a_mistake_leaves_the_folder_free_for_the_right_command(
+    words: list[str], sentence: str, tiny_train: Command, refused: Callable, tmp_path: Path
+) -> None:
+    assert sentence in refused(tiny_train(tmp_path / "run", "--images", "4", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_recipe_names_the_field(
+    tiny_train: Command, refused: Callable, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    said = refused(tiny_train(tmp_path / "run", "--images", "12", "--generator.depth", "2"))
+    assert "holds a run of another recipe, generator.depth: 1 -> 2:" in said
+    words = ("--generator.depth", "2", "--loss.name", "hinge")
+    assert "generator.depth: 1 -> 2 (and 1 more)" in refused(tiny_train(tmp_path / "run", *words))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_other_images_are_refused(
+    tiny_train: Command, refused: Callable, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    other = tmp_path / "other.npy"
+    np.save(other, np.zeros((5, 8, 8), np.uint8))
+    capsys.readouterr()
+    said = refused(tiny_train(tmp_path / "run", "--images", "12", "--data", other))
+    assert "was trained on other images (13 then, 5 now)" in said
+    assert tiny_train(tmp_path / "run", "--images", "12") == 0
+
+
+def test_the_same_images_from_another_place_go_on(tiny_train: Command, images: Path, tmp_path: Path) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    moved = shutil.copy(images, tmp_path / "moved.npy")
+    assert tiny_train(tmp_path / "run", "--images", "12", "--data", moved) == 0
+    assert images_seen(tmp_path / "run") == 12
+
+
+@pytest.mark.parametrize("content", [[], ["readme.txt"], ["broken.png"]])
+def test_a_folder_without_images(
+    content: list[str], tiny_train: Command, refused: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in content:
+        (tmp_path / "data" / name).write_bytes(b"no image")
+    said = refused(tiny_train(tmp_path / "run", "--data", tmp_path / "data"))
+    assert str(tmp_path / "data") in said
+
+
+def test_a_source_that_is_none(tiny_train: Command, refused: Callable, tmp_path: Path) -> None:
+    said = refused(tiny_train(tmp_path / "run", "--data", "digitz"))
+    assert "no image source 'digitz' (did you mean digits?)" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(refused: Callable, tmp_path: Path) -> None:
+    said = refused(main(["train", "--device", "cuda", "--out", str(tmp_path / "run")]))
+    assert "no CUDA GPU" in said
+
+
+def test_an_out_that_cannot_be_a_folder(
+    tiny_train: Command, refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "is a file: choose another folder" in refused(tiny_train(file, "--images", "4"))
+    assert "cannot be read or written" in refused(tiny_train(file / "below", "--images", "4"))
+    assert file.read_text() == "mine"
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "run"))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    said = refused(tiny_train(tmp_path / "run", "--images", "4"))
+    assert f"{tmp_path / 'run'} cannot be read or written (Permission denied)" in said
+
+
+def test_unreadable_images_are_named_and_training_goes_on(
+    tiny_train: Command, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for index in range(3):
+        Image.new("L", (8, 8), 80 * index).save(tmp_path / "data" / f"{index}.png")
+    (tmp_path / "data" / "bad.png").write_bytes(b"x")
+    assert tiny_train(tmp_path / "run", "--images", "8", "--data", tmp_path / "data") == 0
+    assert "bad.png" in caplog.text
+    body = json.loads((checkpoints(tmp_path / "run")[-1] / "checkpoint.json").read_text())["checkpoint"]
+    assert body["data"]["images"] == 3

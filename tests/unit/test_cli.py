@@ -1,0 +1,284 @@
+"""The command line and the package's own calls: what they print, write, return and import."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitgan
+from vitgan.cli import main
+from vitgan.engine.checkpoint import checkpoints, load_checkpoint
+
+HEAVY = ("torch", "torchvision", "matplotlib", "tensorboard", "sklearn", "tyro")
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, whose average lags behind its generator."""
+    folder = tmp_path_factory.mktemp("cli")
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8))
+    part = "--{0}.depth 1 --{0}.width 8 --{0}.heads 2 --{0}.perceptron-width 16 "
+    sizes = (part.format("generator") + part.format("discriminator")).split()
+    words = ["--training.batch", "4", "--generator.latent-dim", "5", "--ema.ramp-up", "None"]
+    words += ["--data", str(folder / "images.npy"), "--images", "24", "--training.checkpoint-every", "8"]
+    assert main(["train", *sizes, *words, "--out", str(folder / "run"), "--device", "cpu", "--quiet"]) == 0
+    return folder / "run"
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def leave(words: list[str]) -> int | str | None:
+    """The code with which argparse or tyro leaves after printing help."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return caught.value.code
+
+
+# What there is to read
+
+
+def test_help_list_and_an_unknown_recipe_import_nothing_heavy() -> None:
+    loaded = f"assert not (loaded := set(sys.modules) & set({HEAVY})), loaded\n"
+    code = (
+        "import sys, contextlib, io\nimport vitgan\n" + loaded + "from vitgan.cli import main\n"
+        "for words in (['--help'], ['train', '--help'], ['sample', '--help'], ['--version'], ['list']):\n"
+        "    with contextlib.suppress(SystemExit): main(words)\n" + loaded + "errors = io.StringIO()\n"
+        "with contextlib.redirect_stderr(errors): assert main(['train', 'x']) == 2\n" + loaded
+    )
+    assert "usage: vitgan" in python(code)
+
+
+def test_the_module_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitgan", "list"], capture_output=True, text=True, check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == vitgan.recipes.names()
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["data"], ["list"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave([*command, "--help"]) == 0
+    assert f"usage: {' '.join(['vitgan', *command])}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(["--version"]) == 0
+    assert capsys.readouterr().out == f"vitgan {vitgan.__version__}\n"
+
+
+def test_list_names_every_recipe_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == vitgan.recipes.names()
+    assert all(vitgan.recipes.summary(line.split()[0]) in line for line in lines)
+
+
+def test_settings_are_listed_with_their_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(["train", "cifar10", "--settings"]) == 0
+    said = capsys.readouterr().out
+    for setting in ("generator.width", "discriminator.spectral-norm", "terms.r1.gamma", "loss.name", "ema"):
+        assert f"--{setting}" in said
+    assert "384" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "COMMAND"),
+        (["trian"], "'trian'"),
+        (["list", "--all"], "--all"),
+        (["train", "digit"], "no recipe 'digit': choose one of digits"),
+        (["train", "digits", "cifar10"], "cifar10"),
+        (["train", "--imges", "3"], "--imges"),
+        (["train", "--images", "x"], "--images: invalid int value: 'x'"),
+        (["train", "--images", "0"], "--images must be greater than 0, not 0"),
+        (["train", "--minutes", "-1"], "--minutes must be greater than 0, not -1"),
+        (["train", "--seed", "-1"], "seed must be at least 0"),
+        (["train", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
+        (["train", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
+        (["train", "--generator.wdith", "8"], "did you mean --generator.width?"),
+        (["train", "--generator.width"], "--generator.width needs a value"),
+        (["train", "--generator.width", "--quiet"], "--generator.width"),
+        (["train", "--data", "nowhere", "--out", "never"], "no image source 'nowhere'"),
+        (["sample"], "RUN, --out"),
+        (["sample", "nowhere", "--out", "x.png"], "nowhere is not a run folder"),
+        (["sample", "nowhere", "--out", "x.png", "--count", "0"], "--count must be at least 1"),
+        (["sample", "nowhere", "--out", "x.png", "--truncation", "-0.1"], "--truncation must be from 0 to 1"),
+        (["sample", "nowhere", "--out", "x.png", "--truncation", "nan"], "--truncation must be from 0 to 1"),
+        (["sample", "nowhere", "--out", "x.png", "--seed", "-1"], "--seed must be at least 0"),
+        (["data", "info", "nowhere"], "no image source 'nowhere'"),
+        (["data", "pick", "digits"], "'pick'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    words: list[str], sentence: str, refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(main(words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_before_the_recipe_does_not_take_its_place(
+    refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--generator.width 8` has a value, and 8 is not the recipe."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--generator.width", "8", "--generator.heads", "3", "--seed", "1"]
+    for recipe in ([], ["digits"]):
+        assert "--generator.width 8 is not a multiple" in refused(main(["train", *words, *recipe]))
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "minutes"),
+    [
+        ([], None, 4),
+        (["--images", "9"], 9, None),
+        (["--minutes", "9"], None, 9),
+        (["--images", "9", "--minutes", "8"], 9, 8),
+        (["--images", "9", "--training.minutes", "3"], 9, 3),
+    ],
+)
+def test_images_or_minutes_replace_the_recipes_own_end(
+    words: list[str], images: int | None, minutes: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def train(recipe, **_):
+        asked.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vitgan, "train", train)
+    assert main(["train", "digits", *words]) == 130
+    assert (asked[0].training.images, asked[0].training.minutes) == (images, minutes)
+
+
+def test_data_info(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for index in range(3):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 12)).save(path)
+    (tmp_path / "data" / "b" / "bad.png").write_bytes(b"")
+    assert main(["data", "info", str(tmp_path / "data")]) == 0
+    lines = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
+    assert ["images", "3"] in lines
+    assert ["classes", "2"] in lines
+    assert ["a", "2"] in lines
+    assert ["b", "1"] in lines
+    assert ["unreadable", "1"] in lines
+    assert any(name == "b/bad.png" for name, _ in lines)
+    assert any("10 x 12" in rest for _, rest in lines)
+
+
+# Samples
+
+
+def sample(run: Path, out: Path, *words: str) -> Path:
+    assert main(["sample", str(run), "--out", str(out), *words]) == 0
+    return out
+
+
+def test_a_grid(run: Path, tmp_path: Path) -> None:
+    with Image.open(sample(run, tmp_path / "new" / "grid.png", "--count", "9")) as grid:
+        assert min(grid.size) > 3 * 8
+
+
+def test_an_array(run: Path, tmp_path: Path) -> None:
+    images = np.load(sample(run, tmp_path / "a.npz", "--count", "5"))["images"]
+    assert images.shape == (5, 8, 8, 1)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images.transpose(0, 3, 1, 2), vitgan.load(run).sample(5, seed=0).numpy())
+
+
+def test_a_folder(run: Path, tmp_path: Path) -> None:
+    folder = sample(run, tmp_path / "folder", "--count", "3", "--seed", "2")
+    pixels = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+    assert np.array_equal(np.stack(pixels), vitgan.load(run).sample(3, seed=2).numpy()[:, 0])
+
+
+def test_the_seed_decides(run: Path, tmp_path: Path) -> None:
+    first, same, other = (
+        np.load(sample(run, tmp_path / f"{i}.npz", "--count", "4", "--seed", seed))["images"]
+        for i, seed in enumerate(("7", "7", "8"))
+    )
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_truncation(run: Path) -> None:
+    generator = vitgan.load(run)
+    none, half, full = (generator.sample(6, seed=1, truncation=t).float() for t in (0.0, 0.5, 1.0))
+    assert all(torch.equal(none[0], image) for image in none)
+    assert 0 < (half - none).abs().sum() < (full - none).abs().sum()
+
+
+def test_a_run_without_a_checkpoint(refused: Callable, tmp_path: Path) -> None:
+    assert "has no checkpoint yet" in refused(main(["sample", str(tmp_path), "--out", "x.png"]))
+
+
+def test_an_out_that_is_in_the_way(run: Path, refused: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "grid.png"):
+        refused(main(["sample", str(run), "--out", str(out)]))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# vitgan.load and vitgan.train
+
+
+def test_a_loaded_generator(run: Path) -> None:
+    generator = vitgan.load(str(run))
+    assert not generator.training
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+    assert generator.latent_dim == 5
+    images = generator(torch.randn(3, 5))
+    assert images.shape == (3, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert images.abs().max() <= 1
+    samples = generator.sample(3, seed=4)
+    assert samples.shape == (3, 1, 8, 8)
+    assert samples.dtype == torch.uint8
+    assert samples.float().std() > 0
+    expected = (generator(generator.latents(3, seed=4)) + 1) * 127.5
+    assert (samples.float() - expected).abs().max() <= 0.51
+
+
+def test_what_is_loaded_is_the_average(run: Path) -> None:
+    tensors, _ = load_checkpoint(checkpoints(run)[-1])
+    loaded = vitgan.load(run).state_dict()
+    assert all(torch.equal(value, tensors[f"average.{name}"]) for name, value in loaded.items())
+    assert any(not torch.equal(value, tensors[f"generator.{name}"]) for name, value in loaded.items())
+
+
+def test_one_checkpoint_is_loaded_by_its_folder(run: Path) -> None:
+    last, before = (vitgan.load(folder).sample(4) for folder in (checkpoints(run)[-1], checkpoints(run)[-2]))
+    assert torch.equal(last, vitgan.load(run).sample(4))
+    assert not torch.equal(last, before)
+
+
+@pytest.mark.parametrize("content", ["", "{", json.dumps({"checkpoint": {}, "sha256": ""})])
+def test_a_damaged_checkpoint_is_said(content: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.json").write_text(content)
+    with pytest.raises(vitgan.UserError, match="is damaged"):
+        vitgan.load(tmp_path)
+
+
+def test_a_path_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(vitgan.UserError, match="is not a run folder"):
+        vitgan.load(tmp_path / "nothing")
+
+
+def test_training_an_unknown_recipe_by_call() -> None:
+    with pytest.raises(vitgan.UserError, match="no recipe"):
+        vitgan.train("digit")
