@@ -41,7 +41,9 @@ def train(
     """
     from vitgan.engine.train import choose_device
     from vitgan.engine.train import train as run
+    from vitgan.options import check
 
     recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    check(recipe, "recipe")
     folder = Path("runs") / recipe.name if out is None else Path(out)
     return run(recipe, folder, device=choose_device(device), quiet=quiet)

@@ -44,6 +44,11 @@ def from_dict(value: Any, expected: Any, where: str = "recipe") -> Any:
     return _checked(type(value) is expected, value, where, expected.__name__)
 
 
+def check(options: Any, where: str) -> None:
+    """Raise UserError, naming the place, where a field holds what its annotation does not allow."""
+    from_dict(to_dict(options), type(options), where)
+
+
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """One 'field: old -> new' for every leaf in which two values of `to_dict` differ."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -52,7 +52,9 @@ class DiffAugment:
     def _colour(self, images: Tensor, rng: torch.Generator) -> Tensor:
         draw = _uniform(images, 3, rng)  # (B, 3) in [0, 1)
         drawn = _chosen(images, self.colour, rng)  # (B, 1)
-        brightness, saturation, contrast = ((draw - 0.5) * drawn).view(-1, 3, 1, 1, 1).unbind(1)
+        brightness, saturation, contrast = (
+            ((draw - 0.5) * drawn).to(images.dtype).view(-1, 3, 1, 1, 1).unbind(1)
+        )
         images = images + brightness
         if images.shape[1] > 1:
             grey = images.mean(1, keepdim=True)

@@ -94,14 +94,17 @@ def generator_step(
     players: Players, game: Game, count: int, labels: Tensor | None, rng: torch.Generator
 ) -> Metrics:
     """One update of G against the frozen D, on `count` fakes of its own."""
-    players.discriminator.requires_grad_(False)
+    frozen = [p for p in players.discriminator.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     try:
         fake = _generate(players.generator, game, count, labels, rng)
         logits = players.discriminator(game.augment(fake, rng).to(game.dtype), labels)
         loss = game.loss.generator(logits)
         norm = _update(players.optimiser_generator, loss)
     finally:
-        players.discriminator.requires_grad_(True)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
     return {"loss_generator": loss.detach(), "gradient_norm_generator": norm}
 
 

@@ -13,7 +13,7 @@ class EMAOptions:
     half_life: int = 20_000
     """Images after which a weight's share has halved."""
     ramp_up: float | None = 0.05
-    """At n images the half-life is at most this times n (arXiv 2106.12423); None for no ramp."""
+    """At n images the half-life is at most this times n (arXiv 2006.06676); None for no ramp."""
 
     def decay(self, batch: int, images_seen: int) -> float:
         """The average's own share in an update after `images_seen` images, the batch counted in."""

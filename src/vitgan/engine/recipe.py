@@ -85,6 +85,14 @@ class Recipe:
     ema: EMAOptions = field(default_factory=EMAOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
+    def __post_init__(self) -> None:
+        clean = any(isinstance(t, BCR) and t.active and t.against == "clean" for t in self.terms)
+        if clean and not self.augment.active:
+            raise UserError(
+                "bCR against clean images compares each image with itself when nothing is augmented: "
+                "set --terms.bcr.against augmented, or --augment to something."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object that `from_dict` reads back."""
         return to_dict(self)

@@ -23,6 +23,7 @@ from vitgan.nn import (
     SpectralNorm,
     patchify,
 )
+from vitgan.options import check
 
 Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]
 ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {
@@ -60,7 +61,11 @@ class DiscriminatorOptions:
     """Equalised learning rate."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "Discriminator":
-        """The network; with `classes` > 0 its logit depends on a label (projection, arXiv 1802.05637)."""
+        """The network; with `classes` > 0 its logit depends on a label (projection, arXiv 1802.05637).
+
+        Raises UserError where a value is not one that the field takes, or sizes do not fit.
+        """
+        check(self, "discriminator")
         return Discriminator(self, resolution=resolution, channels=channels, classes=classes)
 
 

@@ -27,6 +27,7 @@ from vitgan.nn import (
     SelfModulatedLayerNorm,
 )
 from vitgan.nn.implicit import Combine
+from vitgan.options import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,16 @@ class GeneratorOptions:
     mapping_depth: int = 8
     """Layers of the mapping network z -> w."""
     mapping_learning_rate: float = 0.01
-    """Learning rate of the mapping network, times that of the rest."""
+    """Learning rate of the mapping network, times that of the rest; needs the equalised rate."""
     equalised: bool = True
     """Equalised learning rate."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "Generator":
-        """The network; with `classes` > 0 an embedding of the label is joined to the latent."""
+        """The network; with `classes` > 0 an embedding of the label is joined to the latent.
+
+        Raises UserError where a value is not one that the field takes, or sizes do not fit.
+        """
+        check(self, "generator")
         return Generator(self, resolution=resolution, channels=channels, classes=classes)
 
 

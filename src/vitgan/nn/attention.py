@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.nn.linear import Linear
+from vitgan.nn.linear import Linear, at_least_fp32
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -21,12 +21,11 @@ def l2_attention(query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthes
     """softmax_j(-|q_i - k_j|^2 / sqrt(d)) V: query (B, h, M, d), key and value (B, h, N, d) -> (B, h, M, d).
 
     [Kim et al., arXiv 2006.04710]. |q_i|^2 is the same for all j and drops out of the softmax, which leaves
-    2 q_i.k_j - |k_j|^2: no (M, N, d) tensor. Distances and softmax are in fp32 at least.
+    2 q_i.k_j - |k_j|^2: no (M, N, d) tensor. The products are in the dtype of the inputs,
+    norms and softmax in fp32 at least.
     `attend_to_farthest` takes the plus sign that the deck and the blog print (docs/method.md, erratum 1).
     """
-    products = query @ key.mT  # (B, h, M, N)
-    if products.itemsize < 4:
-        products = products.float()
+    products = at_least_fp32(query @ key.mT)  # (B, h, M, N)
     squared_norm = key.to(products.dtype).square().sum(-1)  # (B, h, N)
     sign = -1.0 if attend_to_farthest else 1.0
     logits = (2 * products - squared_norm.unsqueeze(-2)) * (sign / math.sqrt(query.shape[-1]))

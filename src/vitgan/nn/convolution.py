@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.nn.linear import Linear
+from vitgan.nn.linear import Linear, at_least_fp32
 
 
 class ModulatedConvolution(nn.Module):
@@ -44,7 +44,7 @@ class ModulatedConvolution(nn.Module):
         weight = self.weight * self.scale
         out = F.conv2d(x * style[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] // 2)
         if self.demodulate:
-            squared = style.float().square() @ weight.square().sum((2, 3)).mT  # (B, O)
+            squared = at_least_fp32(style).square() @ weight.square().sum((2, 3)).mT  # (B, O)
             out = out * (squared + 1e-8).rsqrt().to(out.dtype)[:, :, None, None]
         return out + self.bias.to(x.dtype)[:, None, None]
 

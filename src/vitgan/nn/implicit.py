@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.nn.linear import Linear
+from vitgan.nn.linear import Linear, at_least_fp32
 from vitgan.nn.patches import unpatchify
 
 Combine = Literal["modulation", "concatenation", "sum"]
@@ -27,7 +28,8 @@ class ModulatedLinear(nn.Module):
     """A linear layer whose weights a token scales, w'_ij = s_i(y) w_ij (blog; StyleGAN2, CIPS).
 
     x (..., K, I) with K pixels a token, y (..., D) -> (..., K, O). The scale is put on the input: the same
-    product. With `demodulate` every output feature of a token is divided by the norm of its weights w'_j.
+    product. With `demodulate` the weights w'_j of every output feature are brought to the norm that
+    w_j has at the start, whatever the token.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class ModulatedLinear(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         style = self.style(y)  # (..., I)
-        out = self.layer(x * style.unsqueeze(-2))
         if not self.demodulate:
-            return out
-        squared = style.float().square() @ self.layer.effective_weight().square().mT  # (..., O)
-        return out * (squared + 1e-8).rsqrt().to(out.dtype).unsqueeze(-2)
+            return self.layer(x * style.unsqueeze(-2))
+        weight, bias = self.layer.effective_weight(), self.layer.effective_bias()
+        squared = at_least_fp32(style).square() @ weight.square().mT  # (..., O)
+        norm = self.layer.gain * (squared + 1e-8).rsqrt()
+        out = F.linear(x * style.unsqueeze(-2), weight.to(x.dtype)) * norm.to(x.dtype).unsqueeze(-2)
+        return out if bias is None else out + bias.to(x.dtype)
 
 
 class ImplicitOutput(nn.Module):
@@ -52,8 +56,9 @@ class ImplicitOutput(nn.Module):
     E_fou(v) = sin(W v) with W trainable and v the pixel centres in [-1, 1]^2; then
     sin(omega_0 (A1 E + b1)) and a last linear layer without a sine. `combine` says how y enters: it modulates
     the weights of both layers, or is concatenated with, or added to E_fou (the blog's ablations).
-    [choice] W starts uniform within +-pi P / 2, the highest frequency that P pixels carry; the sine layer has
-    SIREN's U(+-sqrt(6 / F) / omega_0).
+    [choice] W starts uniform within +-pi P / 2, the highest frequency that P pixels carry; A1 has SIREN's
+    U(+-sqrt(6 / F) / omega_0), and omega_0 b1 is uniform in +-pi: E_fou is odd in v, and without those phases
+    every patch would be too, with no mean colour.
     """
 
     def __init__(
@@ -79,7 +84,12 @@ class ImplicitOutput(nn.Module):
             2 * features if combine == "concatenation" else features,
             hidden,
             gain=math.sqrt(2) / omega_0,
+            bias_scale=1 / omega_0,
             initialisation="uniform",
+        )
+        assert sine.bias is not None
+        nn.init.uniform_(
+            sine.bias, -math.pi / (omega_0 * sine.bias_scale), math.pi / (omega_0 * sine.bias_scale)
         )
         colour = linear(hidden, channels)
         if combine == "modulation":
@@ -91,7 +101,7 @@ class ImplicitOutput(nn.Module):
     def forward(self, tokens: Tensor, w: Tensor | None = None, *, scale: int = 1) -> Tensor:  # noqa: ARG002
         """w is not used; `scale` > 1 evaluates the same functions on a grid that many times finer."""
         pixels = pixel_coordinates(self.patch * scale, tokens.device)
-        fourier = torch.sin(self.fourier(pixels)).to(tokens.dtype)  # (P^2, F)
+        fourier = torch.sin(self.fourier(pixels.to(self.fourier.weight.dtype))).to(tokens.dtype)  # (P^2, F)
         colours = self._colours(fourier, tokens)  # (B, L, P^2, C)
         return unpatchify(colours.mT.flatten(2), self.patch * scale)
 

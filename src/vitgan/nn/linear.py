@@ -13,12 +13,18 @@ from torch import Tensor, nn
 Initialisation = Literal["normal", "uniform"]
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x, in fp32 where its dtype is a shorter one."""
+    return x.float() if x.itemsize < 4 else x
+
+
 class Linear(nn.Module):
     """x (..., I) -> x W^T + b (..., O), with W of standard deviation `gain` / sqrt(I) at the start.
 
     With `equalised` (arXiv 1912.04958, after 1710.10196) the stored weight has unit variance and W is the
     stored weight times a constant, so Adam's steps are alike, relative to the weight, in every layer;
-    `learning_rate_multiplier` m stores weight / m and multiplies by m. Without it W itself is stored.
+    `learning_rate_multiplier` m stores weight / m and multiplies by m. `bias_scale` is the constant of the
+    bias. Without `equalised` W and b themselves are stored, and neither constant is used.
     The weight is cast to the dtype of x: the precision of a network is the dtype of its input.
     """
 
@@ -32,6 +38,7 @@ class Linear(nn.Module):
         *,
         bias: bool = True,
         bias_start: float = 0.0,
+        bias_scale: float = 1.0,
         gain: float = 1.0,
         learning_rate_multiplier: float = 1.0,
         equalised: bool = True,
@@ -39,9 +46,10 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
+        self.gain = gain
         deviation = gain / math.sqrt(in_features)
         self.scale = deviation * learning_rate_multiplier if equalised else 1.0
-        self.bias_scale = learning_rate_multiplier if equalised else 1.0
+        self.bias_scale = bias_scale * learning_rate_multiplier if equalised else 1.0
         stored = deviation / self.scale
         weight = torch.empty(out_features, in_features)
         if initialisation == "normal":
@@ -55,11 +63,13 @@ class Linear(nn.Module):
         """W (O, I), in fp32: the weight that is used, spectrally normalised where that is applied."""
         return self.weight * self.scale if self.normalised is None else self.normalised
 
+    def effective_bias(self) -> Tensor | None:
+        """b (O,), or None."""
+        return self.bias if self.bias is None or self.bias_scale == 1.0 else self.bias * self.bias_scale
+
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias
-        if bias is not None:
-            bias = (bias if self.bias_scale == 1.0 else bias * self.bias_scale).to(x.dtype)
-        return F.linear(x, self.effective_weight().to(x.dtype), bias)
+        bias = self.effective_bias()
+        return F.linear(x, self.effective_weight().to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @torch.no_grad()
     def assign(self, weight: Tensor, bias: Tensor | None = None) -> None:

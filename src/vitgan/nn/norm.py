@@ -29,9 +29,11 @@ class SelfModulatedLayerNorm(nn.Module):
     """SLN(h, w) = gamma(w) * (h - mu) / sigma + beta(w): h (B, L, D), w (B, E) -> (B, L, D).
 
     mu and sigma, the standard deviation, are per token over D; gamma and beta are vectors of size D, each
-    an affine map of w of this norm's own. It starts as a plain layer norm at w = 0 and on average over w:
-    gamma = 1 and beta = 0 there, with weights of standard deviation `gain` / sqrt(E). At gain 0 all images
-    are one at the start, and the generator does not leave that (docs/decisions.md).
+    an affine map of w of this norm's own. At w = 0 it starts as a plain layer norm, gamma = 1 and beta = 0.
+
+    Differs from the paper: it is not one for every w; the maps' weights start with standard deviation
+    `gain` / sqrt(E). At gain 0 all images are one at the start, and the generator does not leave that
+    (docs/decisions.md).
     """
 
     def __init__(
