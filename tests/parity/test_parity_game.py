@@ -121,6 +121,7 @@ def test_bcr(against: Literal["augmented", "clean"]):
     adversarial, seen = discriminator_pass(model, game, both, None, torch.Generator().manual_seed(3), 0)
     rng = torch.Generator().manual_seed(3)
     first = augment(both, rng)
+    assert bcr.augment is not None
     second = bcr.augment(both, rng) if against == "augmented" else both
     logits = [(model(a[None]).item(), model(b[None]).item()) for a, b in zip(first, second, strict=True)]
     squares = [(a - b) ** 2 for a, b in logits]
@@ -136,7 +137,7 @@ def test_bcr_without_augmentation_in_the_game_is_clean_against_augmented():
     game = Game(loss=Logistic(), augment=NO_AUGMENT, terms=(bcr,))
     both = twins.random(4, 3, 4, 4).float()
     _, seen = discriminator_pass(model, game, both, None, torch.Generator().manual_seed(3), 0)
-    augmented = bcr.augment(both, torch.Generator().manual_seed(3))
+    augmented = DiffAugment()(both, torch.Generator().manual_seed(3))
     expected = (model(both[:2]) - model(augmented[:2])).square().mean()
     torch.testing.assert_close(bcr.losses(seen)["bcr_real"], expected)
 

@@ -1,7 +1,7 @@
 """Balanced consistency regularisation (blog; arXiv 2002.04724)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,8 +16,8 @@ class BCR:
     """real E(D(x) - D(T(x)))^2 + fake E(D(G(z)) - D(T(G(z))))^2.
 
     The adversarial loss sees x through the game's DiffAugment. The second view is, by `against`, another draw
-    of `augment` ([authors]: two independent augmentations) or the clean image (arXiv 2002.04724: clean
-    against augmented). With no DiffAugment in the game, "augmented" is itself clean against augmented.
+    of it ([authors]: two independent augmentations) or the clean image (arXiv 2002.04724: clean against
+    augmented). With no DiffAugment in the game, "augmented" is itself clean against augmented.
     """
 
     real: float = 10.0
@@ -26,15 +26,17 @@ class BCR:
     """Weight on fake images."""
     against: Literal["augmented", "clean"] = "augmented"
     """The second view: another augmentation of the image, or the image itself."""
-    augment: DiffAugment = field(default_factory=DiffAugment)
-    """The second view's augmentation T."""
+    augment: DiffAugment | None = None
+    """The second view's augmentation T; None is the game's own, or the default one where that is off."""
 
     @property
     def active(self) -> bool:
         return self.real > 0 or self.fake > 0
 
-    def second_view(self) -> Callable[[Tensor, torch.Generator], Tensor]:
-        return self.augment if self.against == "augmented" else _clean
+    def second_view(self, augment: DiffAugment) -> Callable[[Tensor, torch.Generator], Tensor]:
+        if self.against == "clean":
+            return _clean
+        return self.augment or (augment if augment.active else DiffAugment())
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         assert seen.second_real is not None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vitgan.adversarial.augment import DiffAugment
 from vitgan.adversarial.terms import Pass
 
 
@@ -27,7 +28,7 @@ class R1:
     def active(self) -> bool:
         return self.gamma > 0
 
-    def second_view(self) -> None:
+    def second_view(self, augment: DiffAugment) -> None:  # noqa: ARG002
         return None
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ def discriminator_pass(
     Returns what the adversarial loss sees, then what each term sees.
     """
     makers: list[Callable[[Tensor, torch.Generator], Tensor] | None] = [
-        term.second_view() for term in game.terms
+        term.second_view(game.augment) for term in game.terms
     ]
     views = [game.augment(both, rng), *(make(both, rng) for make in makers if make is not None)]
     repeated = None if labels is None else labels.repeat(2 * len(views))

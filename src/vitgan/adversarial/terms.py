@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vitgan.adversarial.augment import DiffAugment
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -37,8 +39,11 @@ class Term(Protocol):
         """False when its weights are zero, which leaves it out of the game."""
         ...
 
-    def second_view(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-        """Makes the second view of clean images (B, C, H, W) that joins the one pass; None for no view."""
+    def second_view(self, augment: DiffAugment) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        """Makes the second view of clean images (B, C, H, W) that joins the one pass; None for no view.
+
+        `augment` is the game's own augmentation.
+        """
         ...
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:

@@ -66,14 +66,9 @@ class RunLog:
 def read_log(folder: Path) -> list[dict]:
     """The lines of `folder/log.jsonl` in order, null as NaN; none if there is no file.
 
-    A last line that was not written to its end is left out.
+    A last line that was not written to its end, and one that is damaged, are left out.
     """
-    path = Path(folder) / "log.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    # What follows the last line end was never finished, even where it happens to parse.
-    records = [json.loads(line) for line in lines[:-1] if line]
+    records = (record for _, record in _whole_lines(Path(folder) / "log.jsonl"))
     return [{key: math.nan if value is None else value for key, value in line.items()} for line in records]
 
 
@@ -156,13 +151,20 @@ def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
+    """Each line that parses, and what it says."""
+    content = path.read_bytes() if path.exists() else b""
+    # What follows the last line end was never finished, even where it happens to parse.
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "images" in record:
+                yield line + b"\n", record
+
+
 def _forget_after(path: Path, images_seen: int) -> None:
     if not path.exists():
         return
-    kept = [
-        line + b"\n"
-        for line in path.read_bytes().split(b"\n")[:-1]
-        if line and json.loads(line)["images"] <= images_seen
-    ]
+    kept = [line for line, record in _whole_lines(path) if record["images"] <= images_seen]
     with replacing(path) as temporary:
         temporary.write_bytes(b"".join(kept))

@@ -66,6 +66,8 @@ def train(recipe: Recipe, folder: Path, *, device: torch.device, quiet: bool = F
                 return run.train(interrupt)
             except Diverged as error:
                 raise run.diverged(error) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError("The GPU's memory is full: lower --training.batch, or free the GPU.") from error
     except OSError as error:
         raise unwritable(folder, error) from error
 

@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, D width, E width of w.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,16 +14,17 @@ from vitgan.nn.linear import Linear
 EPSILON = 1e-6
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(nn.Module):
     """Plain layer norm over D that accepts, and ignores, the latent: h (B, L, D) -> (B, L, D)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=EPSILON)
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, h: Tensor, w: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return F.layer_norm(
-            h, self.normalized_shape, self.weight.to(h.dtype), self.bias.to(h.dtype), self.eps
-        )
+        weight, bias = self.weight.to(h.dtype), self.bias.to(h.dtype)
+        return F.layer_norm(h, weight.shape, weight, bias, EPSILON)
 
 
 class SelfModulatedLayerNorm(nn.Module):

@@ -22,7 +22,7 @@ RECIPES = {
             mapping_learning_rate=1.0,
         ),
         discriminator=DiscriminatorOptions(
-            patch=2, depth=2, width=64, heads=4, perceptron_width=128, gain=2.0
+            patch=4, depth=2, width=96, heads=4, perceptron_width=192, gain=2.0
         ),
         terms=(BCR(real=0.2, fake=0.2),),
         optimiser_generator=AdamOptions(learning_rate=0.004),

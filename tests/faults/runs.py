@@ -1,0 +1,53 @@
+"""What the tests of runs share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitgan.engine import train as engine
+from vitgan.engine.checkpoint import checkpoints, load_checkpoint
+from vitgan.engine.log import read_log
+
+Command = Callable[..., int]
+# Everything that has a clock: lazy R1, bCR, warm-up, decay, the average's ramp.
+ALL_ON = (
+    *("--terms.r1.gamma", "0.1", "--terms.r1.every", "3", "--optimiser-generator.warm-up", "30"),
+    *("--optimiser-discriminator.decay-from", "20", "--optimiser-discriminator.decay-half-life", "50"),
+    *("--ema.half-life", "40", "--ema.ramp-up", "0.5", "--data.flip", "True"),
+    *("--training.checkpoint-every", "8", "--training.log-every", "4", "--training.sample-every", "16"),
+)
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(folder)[-1])[0]
+
+
+def images_seen(folder: Path) -> int:
+    return int(checkpoints(folder)[-1].name)
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert different == []
+
+
+def assert_log_is_whole(folder: Path, images: int) -> None:
+    seen = [int(line["images"]) for line in read_log(folder)]
+    assert seen == sorted(set(seen))
+    assert seen[-1] == images
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Do `act` in the middle of a step."""
+    real = engine.train_step
+
+    def acting(*arguments):
+        values = real(*arguments)
+        if arguments[-1] == step:
+            act()
+        return values
+
+    monkeypatch.setattr(engine, "train_step", acting)
