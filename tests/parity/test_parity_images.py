@@ -178,3 +178,27 @@ def test_convolutional_output():
             grid = convolved(convolution, grid, style)
             grid = torch.where(grid > 0, grid, 0.2 * grid) * math.sqrt(2)
         close(sample, convolved(module.colour, grid, style), 1e-4)
+
+
+def test_a_patch_has_a_mean_colour_of_its_own_at_the_start():
+    """Without random phases every modulated patch is odd in v, and its mean 0 whatever the token is."""
+    torch.manual_seed(0)
+    module = ImplicitOutput(32, 4, 3, hidden=32)
+    image = module(torch.randn(64, 1, 32))
+    means = image.mean((2, 3))  # (B, C)
+    assert means.std(0).min() > 0.1 * image.std()
+
+
+def test_demodulation_keeps_the_size_of_the_sine_argument():
+    """The argument of the sine is of order 1 at the start, demodulated or not."""
+    torch.manual_seed(0)
+    deviations = []
+    for demodulate in (False, True):
+        module = ImplicitOutput(64, 4, 3, hidden=64, demodulate=demodulate)
+        tokens = torch.randn(16, 1, 64)
+        assert isinstance(module.sine, ModulatedLinear)
+        torch.nn.init.zeros_(module.sine.layer.bias)
+        fourier = torch.sin(module.fourier(pixel_coordinates(4)))
+        deviations.append((module.omega_0 * module.sine(fourier, tokens)).std().item())
+    assert 0.5 < deviations[1] < 2
+    assert 0.5 < deviations[0] < 3

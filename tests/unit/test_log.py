@@ -61,6 +61,15 @@ def test_a_torn_last_line_is_left_out_and_not_built_upon(tmp_path: Path):
     assert [line["images"] for line in read_log(tmp_path)] == [64, 128, 192]
 
 
+def test_a_damaged_line_is_left_out(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_bytes(
+        b'{"images": 1, "seconds": 1}\n\x00garbage\n[1]\n{"images": 3, "seconds": 2}\n'
+    )
+    assert [line["images"] for line in read_log(tmp_path)] == [1, 3]
+    RunLog(tmp_path, 3).close()
+    assert [line["images"] for line in read_log(tmp_path)] == [1, 3]
+
+
 def test_a_number_that_is_not_finite_is_valid_json_and_read_as_nan(tmp_path: Path):
     log = RunLog(tmp_path, 0)
     log.scalars(64, {"seconds": 1.0, "loss_generator": math.nan, "loss_discriminator": math.inf})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgan import recipes
+from vitgan.adversarial import BCR, DiffAugment
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.models import DiscriminatorOptions, GeneratorOptions
@@ -33,6 +34,7 @@ from vitgan.nn import (
 from vitgan.recipes.overrides import override
 
 WIDTH, HEADS = 16, 4
+NO_AUGMENT = DiffAugment(translation=0, colour=0, cutout=0, scaling=0)
 SMALL: dict[str, Any] = {"patch": 2, "depth": 2, "width": WIDTH, "heads": HEADS, "perceptron_width": 24}
 
 
@@ -122,6 +124,30 @@ def test_a_misspelt_value_that_falls_through_to_another_choice(part: str, field:
         Recipe.from_dict(written)
     with pytest.raises(UserError, match=value):
         override(recipe, [f"--{part}.{field.replace('_', '-')}", value])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DiscriminatorOptions(**SMALL, spectral_norm="imporved"),  # type: ignore[arg-type]
+        DiscriminatorOptions(**SMALL, attention="L2"),  # type: ignore[arg-type]
+        DiscriminatorOptions(**SMALL, head="Tanh"),  # type: ignore[arg-type]
+        GeneratorOptions(**SMALL, output="neurrep"),  # type: ignore[arg-type]
+        GeneratorOptions(**SMALL, implicit_combine="concat"),  # type: ignore[arg-type]
+        GeneratorOptions(**SMALL, entry="c"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_misspelt_value_in_python(options: DiscriminatorOptions | GeneratorOptions):
+    with pytest.raises(UserError, match="must be one of"):
+        options.build(resolution=8, channels=1)
+
+
+def test_consistency_of_an_image_with_itself():
+    """bCR against clean images, with nothing augmented, would be zero and say nothing."""
+    recipe = recipes.get("cifar10")
+    with pytest.raises(UserError, match="compares each image with itself"):
+        replace(recipe, augment=NO_AUGMENT, terms=(BCR(against="clean"),))
+    replace(recipe, augment=NO_AUGMENT, terms=(BCR(),))
 
 
 def test_self_modulation_by_scalars():
