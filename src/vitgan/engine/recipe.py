@@ -28,6 +28,8 @@ class TrainingOptions:
     """Of the weights, the order of the data, the latents and the augmentation."""
     precision: Precision = "auto"
     """Of the activations; auto is bf16 where the hardware computes in it, else fp32."""
+    threads: int | None = None
+    """CPU threads of torch; None leaves its own choice. Small steps gain nothing from more than one."""
     log_every: int = 6400
     """Images between two lines of the log."""
     sample_every: int = 100_000
@@ -45,10 +47,10 @@ class TrainingOptions:
         for name in ("batch", "log_every", "sample_every", "sample_count", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"--training.{name.replace('_', '-')} must be at least 1.")
-        for name in ("images", "minutes"):
-            value = getattr(self, name)
+        for flag in ("images", "minutes", "training.threads"):
+            value = getattr(self, flag.removeprefix("training."))
             if value is not None and value <= 0:
-                raise UserError(f"--{name} must be greater than 0, not {value}.")
+                raise UserError(f"--{flag} must be greater than 0, not {value}.")
 
 
 # What may change between two commands on one run folder: it does not alter what a step computes, or (the
@@ -60,6 +62,7 @@ RESUMABLE = (
     "training.images",
     "training.minutes",
     "training.precision",
+    "training.threads",
     "training.log_every",
     "training.sample_every",
     "training.sample_count",

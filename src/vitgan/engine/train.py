@@ -1,7 +1,8 @@
 """The training loop and what surrounds a step: clocks, log, samples, checkpoints, stops."""
 
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from vitgan.engine.folder import check, claimed, unwritable
 from vitgan.engine.images import grid, save_png
 from vitgan.engine.interrupt import Interrupt, stop_on_signals
 from vitgan.engine.log import RunLog
+from vitgan.engine.memory import keep_freed_memory
 from vitgan.engine.metrics import Diverged, StepMetrics
 from vitgan.engine.progress import Progress
 from vitgan.engine.recipe import Recipe
@@ -54,10 +56,13 @@ def train(recipe: Recipe, folder: Path, *, device: torch.device, quiet: bool = F
     is kept. SIGINT and SIGTERM end it after the present step, saved.
     """
     check(folder, recipe)
+    if device.type == "cpu":
+        keep_freed_memory()
     images = recipe.data.build()
-    state = build_state(recipe, images, device)
     try:
         with ExitStack() as stack:
+            stack.enter_context(threads(recipe.training.threads))
+            state = build_state(recipe, images, device)
             stack.enter_context(claimed(folder, recipe))
             interrupt = stack.enter_context(stop_on_signals())
             run = Run(recipe, folder, images, state, quiet)
@@ -70,6 +75,17 @@ def train(recipe: Recipe, folder: Path, *, device: torch.device, quiet: bool = F
         raise UserError("The GPU's memory is full: lower --training.batch, or free the GPU.") from error
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within it torch computes with `count` CPU threads; None leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Run:

@@ -29,10 +29,11 @@ RECIPES = {
         optimiser_discriminator=AdamOptions(learning_rate=0.006),
         ema=EMAOptions(half_life=10_000),
         training=TrainingOptions(
-            batch=64,
+            batch=128,
             minutes=4,
             precision="fp32",
-            log_every=1280,
+            threads=1,
+            log_every=2560,
             sample_every=12_800,
             checkpoint_every=64_000,
         ),
