@@ -58,6 +58,8 @@ class GeneratorOptions:
     """Demodulate the modulated weights of the implicit output."""
     omega_0: float = 30.0
     """Frequency factor of the sine layer (SIREN)."""
+    implicit_bandwidth: float = 0.25
+    """Highest frequency of the Fourier features at the start, in those that the pixels of a patch carry."""
     latent_dim: int = 384
     """Size of z."""
     mapping_depth: int = 8
@@ -214,5 +216,6 @@ def _output(options: GeneratorOptions, channels: int, linear: Callable[..., Line
         combine=options.implicit_combine,
         demodulate=options.implicit_demodulate,
         omega_0=options.omega_0,
+        bandwidth=options.implicit_bandwidth,
         linear=linear,
     )

@@ -56,7 +56,8 @@ class ImplicitOutput(nn.Module):
     E_fou(v) = sin(W v) with W trainable and v the pixel centres in [-1, 1]^2; then
     sin(omega_0 (A1 E + b1)) and a last linear layer without a sine. `combine` says how y enters: it modulates
     the weights of both layers, or is concatenated with, or added to E_fou (the blog's ablations).
-    [choice] W starts uniform within +-pi P / 2, the highest frequency that P pixels carry; A1 has SIREN's
+    [choice] W starts uniform within +-`bandwidth` pi P / 2; at 1 that is the highest frequency that P pixels
+    carry, and patches start as noise, at 1/4 they start smooth. A1 has SIREN's
     U(+-sqrt(6 / F) / omega_0), and omega_0 b1 is uniform in +-pi: E_fou is odd in v, and without those phases
     every patch would be too, with no mean colour.
     """
@@ -71,6 +72,7 @@ class ImplicitOutput(nn.Module):
         combine: Combine = "modulation",
         demodulate: bool = False,
         omega_0: float = 30.0,
+        bandwidth: float = 0.25,
         linear: Callable[..., Linear] = Linear,
     ) -> None:
         super().__init__()
@@ -78,7 +80,11 @@ class ImplicitOutput(nn.Module):
         features = width
         # Standard deviation of U(+-a) is a / sqrt(3); Linear divides its gain by sqrt(in features).
         self.fourier = linear(
-            2, features, bias=False, gain=math.pi * patch / math.sqrt(6), initialisation="uniform"
+            2,
+            features,
+            bias=False,
+            gain=bandwidth * math.pi * patch / math.sqrt(6),
+            initialisation="uniform",
         )
         sine = linear(
             2 * features if combine == "concatenation" else features,

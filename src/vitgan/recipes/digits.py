@@ -17,6 +17,7 @@ RECIPES = {
             width=64,
             heads=4,
             perceptron_width=128,
+            implicit_bandwidth=1.0,
             latent_dim=64,
             mapping_depth=2,
             mapping_learning_rate=1.0,
