@@ -20,24 +20,6 @@ from vitgan.engine.checkpoint import TENSORS, checkpoints
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, torch.Tensor]]:
-    """straight(train, images) is the state after `images` images without a stop."""
-    known: dict[int, dict[str, torch.Tensor]] = {}
-
-    def run(train: Command, images: int) -> dict[str, torch.Tensor]:
-        if images not in known:
-            folder = tmp_path_factory.mktemp("straight")
-            assert train(folder, "--images", str(images), *ALL_ON) == 0
-            known[images] = final(folder)
-        return known[images]
-
-    return run
-
-
-# Going on
-
-
 def test_the_state_holds_everything_that_training_moves(tiny_train: Command, straight: Callable) -> None:
     state = straight(tiny_train, 48)
     parts = {name.split(".")[0] for name in state}

@@ -116,7 +116,7 @@ def test_a_loss_comes_by_name(name: str, loss: object) -> None:
         ("--optimiser-generator.learning-rate -1", "--optimiser-generator.learning-rate must be at least 0"),
         ("--optimiser-generator.beta1 1", "--optimiser-generator.beta1 must be below 1"),
         ("--terms.r1.gamma 1 --terms.r1.every 0", "--terms.r1.every must be at least 1"),
-        ("--terms.bcr.augment.cutout 2", "--terms.bcr.augment.cutout must be at most 1"),
+        ("--augment.cutout 2", "--augment.cutout must be at most 1"),
         ("--ema.half-life -1", "--ema.half-life must be at least 0"),
     ],
 )
