@@ -37,8 +37,8 @@ def main() -> None:
 
 def real_digits() -> tuple[Tensor, Tensor]:
     """scikit-learn's digits: images (1797, 1, 8, 8) in [0, 1], labels (1797,)."""
-    digits = load_digits()
-    return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
 
 
 def train_classifier(images: Tensor, labels: Tensor, epochs: int = 25) -> tuple[nn.Module, float]:

@@ -197,6 +197,7 @@ def test_demodulation_keeps_the_size_of_the_sine_argument():
         module = ImplicitOutput(64, 4, 3, hidden=64, demodulate=demodulate)
         tokens = torch.randn(16, 1, 64)
         assert isinstance(module.sine, ModulatedLinear)
+        assert module.sine.layer.bias is not None
         torch.nn.init.zeros_(module.sine.layer.bias)
         fourier = torch.sin(module.fourier(pixel_coordinates(4)))
         deviations.append((module.omega_0 * module.sine(fourier, tokens)).std().item())
