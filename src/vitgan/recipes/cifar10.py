@@ -40,9 +40,9 @@ SMALL = replace(
         mapping_learning_rate=1.0,
     ),
     discriminator=DiscriminatorOptions(patch=8, depth=3, width=192, heads=6, perceptron_width=384, gain=1.5),
-    terms=(BCR(real=0.5, fake=0.5),),
+    terms=(BCR(real=0.1, fake=0.1),),
     optimiser_generator=AdamOptions(learning_rate=0.003),
-    optimiser_discriminator=AdamOptions(learning_rate=0.003),
+    optimiser_discriminator=AdamOptions(learning_rate=0.006),
     ema=EMAOptions(half_life=10_000),
     training=TrainingOptions(
         batch=64, minutes=20, log_every=1280, sample_every=12_800, checkpoint_every=25_600
