@@ -10,18 +10,18 @@ import torch
 import twins
 from torch import Tensor, nn
 
-from vitgan.adversarial import BCR, R1, DiffAugment, Game, Hinge, Logistic, Pass, Wasserstein
+from vitgan.adversarial import BCR, R1, DiffAugment, Game, GradientPenalty, Hinge, Logistic, Pass, Wasserstein
 from vitgan.adversarial.losses import AdversarialLoss
 from vitgan.adversarial.step import discriminator_pass
 from vitgan.engine.ema import EMAOptions, update_average
 from vitgan.engine.schedule import AdamOptions
-from vitgan.models import Discriminator, DiscriminatorOptions
+from vitgan.models import Judgement, VisionTransformer, VisionTransformerOptions
 
-OPTIONS = DiscriminatorOptions(patch=2, depth=2, width=8, heads=2, perceptron_width=12)
+OPTIONS = VisionTransformerOptions(patch=2, depth=2, width=8, heads=2, perceptron_width=12)
 NO_AUGMENT = DiffAugment(translation=0, colour=0, cutout=0, scaling=0)
 
 
-def discriminator() -> Discriminator:
+def discriminator() -> VisionTransformer:
     torch.manual_seed(0)
     model = twins.scramble(OPTIONS.build(resolution=4, channels=3))
     for _ in range(50):
@@ -58,9 +58,9 @@ def test_logistic_loss_does_not_overflow():
     assert torch.isfinite(Logistic().generator(logits))
 
 
-def seen_by(model: nn.Module, images: Tensor, step: int = 0) -> Pass:
-    logits = torch.zeros(len(images), 1)
-    return Pass(model, step, images, None, logits, logits, None, None)
+def seen_by(model: VisionTransformer, images: Tensor, step: int = 0, fake: Tensor | None = None) -> Pass:
+    rng, none = torch.Generator().manual_seed(7), Judgement(torch.zeros(len(images), 1))
+    return Pass(model, step, rng, images, images if fake is None else fake, None, none, none, None, None)
 
 
 def test_r1_is_the_squared_jacobian():
@@ -111,6 +111,19 @@ def test_r1_comes_every_so_many_steps():
     assert present == [True, False, False, True, False, False, True]
 
 
+def test_gradient_penalty_is_taken_between_real_and_fake():
+    """weight E (|d D(x) / d x| / centre - 1)^2 at x = real + t (fake - real), image by image in float64."""
+    model, real, fake = discriminator(), twins.random(3, 3, 4, 4), twins.random(3, 3, 4, 4, seed=5)
+    exact, rng, total = copy.deepcopy(model).double(), torch.Generator().manual_seed(7), 0.0
+    for x, y, t in zip(real, fake, torch.rand(3, generator=rng).double(), strict=True):
+        jacobian = torch.autograd.functional.jacobian(exact, (x + t * (y - x))[None])
+        assert isinstance(jacobian, Tensor)
+        total += (jacobian.norm().item() / 0.5 - 1) ** 2 / 3
+    seen = seen_by(model, real.float(), fake=fake.float())
+    (found,) = GradientPenalty(weight=3.0, centre=0.5).losses(seen).values()
+    assert found.item() == pytest.approx(3.0 * total, rel=1e-3)
+
+
 @pytest.mark.parametrize("against", ["augmented", "clean"])
 def test_bcr(against: Literal["augmented", "clean"]):
     """real E(D(T x) - D(T' x))^2 + fake E(D(T G) - D(T' G))^2, T' another draw or none; image by image."""
@@ -128,8 +141,12 @@ def test_bcr(against: Literal["augmented", "clean"]):
     assert min(squares) > 0
     assert bcr.losses(seen)["bcr_real"].item() == pytest.approx(3.0 * sum(squares[:3]) / 3, rel=1e-3)
     assert bcr.losses(seen)["bcr_fake"].item() == pytest.approx(0.5 * sum(squares[3:]) / 3, rel=1e-3)
-    assert adversarial.logits_real.flatten().tolist() == pytest.approx([a for a, _ in logits[:3]], rel=1e-3)
-    assert adversarial.logits_fake.flatten().tolist() == pytest.approx([a for a, _ in logits[3:]], rel=1e-3)
+    assert adversarial.judged_real.logits.flatten().tolist() == pytest.approx(
+        [a for a, _ in logits[:3]], rel=1e-3
+    )
+    assert adversarial.judged_fake.logits.flatten().tolist() == pytest.approx(
+        [a for a, _ in logits[3:]], rel=1e-3
+    )
 
 
 def test_bcr_without_augmentation_in_the_game_is_clean_against_augmented():

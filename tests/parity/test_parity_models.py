@@ -8,22 +8,22 @@ import torch
 import twins
 from torch import Tensor
 
-from vitgan.models import Discriminator, DiscriminatorOptions, Generator, GeneratorOptions
+from vitgan.models import VisionTransformer, VisionTransformerOptions, ViTGANGenerator, ViTGANGeneratorOptions
 from vitgan.models.vitgan import MappingNetwork
 from vitgan.nn import Block, Linear, LinearOutput
 
-GENERATOR = GeneratorOptions(
+GENERATOR = ViTGANGeneratorOptions(
     patch=2, depth=2, width=8, heads=2, perceptron_width=12, latent_dim=5, mapping_depth=3, output="linear"
 )
-DISCRIMINATOR = DiscriminatorOptions(patch=2, depth=2, width=8, heads=2, perceptron_width=12)
+DISCRIMINATOR = VisionTransformerOptions(patch=2, depth=2, width=8, heads=2, perceptron_width=12)
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
     torch.testing.assert_close(found.detach().double(), expected, rtol=tolerance, atol=tolerance)
 
 
-def generator(entry: Literal["A", "B", "C"], classes: int = 0) -> Generator:
-    options = GeneratorOptions(**{**vars(GENERATOR), "entry": entry})
+def generator(entry: Literal["A", "B", "C"], classes: int = 0) -> ViTGANGenerator:
+    options = ViTGANGeneratorOptions(**{**vars(GENERATOR), "entry": entry})
     return twins.scramble(options.build(resolution=4, channels=3, classes=classes)).double()
 
 
@@ -53,7 +53,7 @@ def test_mapping_network(classes: int):
     close(mapping(z, labels), torch.stack([mapped(mapping, *pair) for pair in zip(z, chosen, strict=True)]))
 
 
-def synthesised(model: Generator, w: Tensor) -> Tensor:
+def synthesised(model: ViTGANGenerator, w: Tensor) -> Tensor:
     """One image: equations 5-9, w by A (added), B (one more token, dropped at the end) or C (SLN alone)."""
     h = model.position[0].detach()
     if model.options.entry == "A":
@@ -96,7 +96,7 @@ def test_where_the_latent_enters(entry: Literal["A", "B", "C"]):
     assert torch.equal(seen[0], expected)
 
 
-def logit(model: Discriminator, image: Tensor) -> Tensor:
+def logit(model: VisionTransformer, image: Tensor) -> Tensor:
     """One image: equations 1-4 over all tokens, then the head; weights without spectral norm."""
     patches = twins.patches(image, model.options.patch, model.overlap)
     tokens = [model.class_token[0, 0].detach(), *(twins.affine(model.embed, p) for p in patches)]
@@ -117,7 +117,7 @@ def test_discriminator(
 ):
     """Overlap None is P / 2. Logits come in fp32."""
     options = {**vars(DISCRIMINATOR), "attention": attention, "overlap": overlap, "spectral_norm": "none"}
-    model = DiscriminatorOptions(**options).build(resolution=4, channels=3)
+    model = VisionTransformerOptions(**options).build(resolution=4, channels=3)
     assert model.overlap == (1 if overlap is None else overlap)
     twins.scramble(model).double()
     images = twins.random(2, 3, 4, 4)
@@ -142,7 +142,7 @@ def test_discriminator_with_improved_spectral_norm():
 
 def test_projection_discriminator():
     """The label adds e_label . y / sqrt(D) to the logit (arXiv 1802.05637)."""
-    options = DiscriminatorOptions(**{**vars(DISCRIMINATOR), "spectral_norm": "none"})
+    options = VisionTransformerOptions(**{**vars(DISCRIMINATOR), "spectral_norm": "none"})
     model = twins.scramble(options.build(resolution=4, channels=3, classes=3))
     images, labels = twins.random(3, 3, 4, 4).float(), torch.tensor([2, 0, 2])
     y = model.features(images)

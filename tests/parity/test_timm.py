@@ -7,10 +7,10 @@ import torch
 import twins
 from torch import Tensor
 
-from vitgan.models import Discriminator, DiscriminatorOptions
+from vitgan.models import VisionTransformer, VisionTransformerOptions
 from vitgan.models.vit import load_timm
 
-OPTIONS = DiscriminatorOptions(
+OPTIONS = VisionTransformerOptions(
     patch=16,
     overlap=0,
     depth=12,
@@ -37,9 +37,9 @@ def timm_model():
 
 
 def ours(
-    options: DiscriminatorOptions = OPTIONS, *, resolution: int = 64, outputs: int = 10
-) -> Discriminator:
-    return Discriminator(options, resolution=resolution, channels=3, outputs=outputs)
+    options: VisionTransformerOptions = OPTIONS, *, resolution: int = 64, outputs: int = 10
+) -> VisionTransformer:
+    return VisionTransformer(options, resolution=resolution, channels=3, outputs=outputs)
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def test_timm_weights_give_timm_logits(timm_model: torch.nn.Module, equalised: b
     ids=["width", "perceptron", "too few blocks", "too many blocks", "outputs", "resolution"],
 )
 def test_weights_of_another_shape_are_refused(
-    timm_model: torch.nn.Module, options: DiscriminatorOptions, sizes: dict[str, int]
+    timm_model: torch.nn.Module, options: VisionTransformerOptions, sizes: dict[str, int]
 ):
     with pytest.raises(ValueError, match=r"shape|blocks"):
         load_timm(ours(options, **sizes), timm_model.state_dict())
@@ -82,7 +82,7 @@ def test_weights_of_another_shape_are_refused(
     ],
     ids=["attention", "overlap", "head", "spectral norm"],
 )
-def test_a_network_that_cannot_agree_with_timm_is_refused(options: DiscriminatorOptions):
+def test_a_network_that_cannot_agree_with_timm_is_refused(options: VisionTransformerOptions):
     state: dict[str, Tensor] = {}
     with pytest.raises(ValueError, match="timm ViT needs"):
         load_timm(ours(options), state)

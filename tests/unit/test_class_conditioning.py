@@ -2,21 +2,26 @@
 
 import pytest
 import torch
-from torch import nn
 
 from vitgan.adversarial import BCR, R1, DiffAugment, Game, Logistic, Players, train_step
 from vitgan.engine.schedule import AdamOptions
-from vitgan.models import Discriminator, DiscriminatorOptions, Generator, GeneratorOptions
+from vitgan.models import (
+    Discriminator,
+    VisionTransformer,
+    VisionTransformerOptions,
+    ViTGANGenerator,
+    ViTGANGeneratorOptions,
+)
 
 CLASSES = 5
 SIZES = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "perceptron_width": 16}
 LABELS = torch.tensor([0, 1, 2, 4])
 
 
-def networks() -> tuple[Generator, Discriminator]:
+def networks() -> tuple[ViTGANGenerator, VisionTransformer]:
     torch.manual_seed(0)
-    generator = GeneratorOptions(latent_dim=8, mapping_depth=2, **SIZES)  # type: ignore[arg-type]
-    discriminator = DiscriminatorOptions(**SIZES)  # type: ignore[arg-type]
+    generator = ViTGANGeneratorOptions(latent_dim=8, mapping_depth=2, **SIZES)  # type: ignore[arg-type]
+    discriminator = VisionTransformerOptions(**SIZES)  # type: ignore[arg-type]
     return (
         generator.build(resolution=8, channels=3, classes=CLASSES),
         discriminator.build(resolution=8, channels=3, classes=CLASSES),
@@ -68,13 +73,14 @@ def test_each_fake_keeps_the_label_it_was_made_with():
     """In the discriminator's pass the labels repeat in the order of the views, real before fake."""
     generator, discriminator = networks()
     seen: list[list[int]] = []
-    images: list[torch.Tensor] = []
+    shown: list[torch.Tensor] = []
 
-    class Spy(nn.Module):
-        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    class Spy(Discriminator):
+        def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+            assert labels is not None
             seen.append(labels.tolist())
-            images.append(x)
-            return discriminator(x, labels)
+            shown.append(images)
+            return discriminator(images, labels)
 
         def advance(self) -> None:
             discriminator.advance()
@@ -93,8 +99,8 @@ def test_each_fake_keeps_the_label_it_was_made_with():
         made = generator(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), LABELS)
     train_step(players, game, torch.zeros(4, 3, 8, 8), LABELS, rng, 0)
     assert seen == [LABELS.tolist() * 4, LABELS.tolist()]
-    torch.testing.assert_close(images[0][4:8], made)
-    torch.testing.assert_close(images[0][12:], made)
+    torch.testing.assert_close(shown[0][4:8], made)
+    torch.testing.assert_close(shown[0][12:], made)
 
 
 def test_sample_takes_labels_or_draws_them_from_the_seed():

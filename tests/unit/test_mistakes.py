@@ -16,7 +16,7 @@ from vitgan import recipes
 from vitgan.adversarial import BCR, DiffAugment
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
-from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.nn import (
     Block,
     ConvolutionalOutput,
@@ -96,7 +96,7 @@ def test_improved_spectral_norm_off_by_a_misspelt_option(misspelt: str):
     assert recipe.discriminator.spectral_norm == "improved"
     keywords: dict[str, Any] = {misspelt: "improved"}
     with pytest.raises(TypeError, match=misspelt):
-        DiscriminatorOptions(**keywords)
+        VisionTransformerOptions(**keywords)
     written = recipe.to_dict()
     written["discriminator"][misspelt] = "improved"
     with pytest.raises(UserError, match=misspelt):
@@ -129,15 +129,15 @@ def test_a_misspelt_value_that_falls_through_to_another_choice(part: str, field:
 @pytest.mark.parametrize(
     "options",
     [
-        DiscriminatorOptions(**SMALL, spectral_norm="imporved"),  # type: ignore[arg-type]
-        DiscriminatorOptions(**SMALL, attention="L2"),  # type: ignore[arg-type]
-        DiscriminatorOptions(**SMALL, head="Tanh"),  # type: ignore[arg-type]
-        GeneratorOptions(**SMALL, output="neurrep"),  # type: ignore[arg-type]
-        GeneratorOptions(**SMALL, implicit_combine="concat"),  # type: ignore[arg-type]
-        GeneratorOptions(**SMALL, entry="c"),  # type: ignore[arg-type]
+        VisionTransformerOptions(**SMALL, spectral_norm="imporved"),  # type: ignore[arg-type]
+        VisionTransformerOptions(**SMALL, attention="L2"),  # type: ignore[arg-type]
+        VisionTransformerOptions(**SMALL, head="Tanh"),  # type: ignore[arg-type]
+        ViTGANGeneratorOptions(**SMALL, output="neurrep"),  # type: ignore[arg-type]
+        ViTGANGeneratorOptions(**SMALL, implicit_combine="concat"),  # type: ignore[arg-type]
+        ViTGANGeneratorOptions(**SMALL, entry="c"),  # type: ignore[arg-type]
     ],
 )
-def test_a_misspelt_value_in_python(options: DiscriminatorOptions | GeneratorOptions):
+def test_a_misspelt_value_in_python(options: VisionTransformerOptions | ViTGANGeneratorOptions):
     with pytest.raises(UserError, match="must be one of"):
         options.build(resolution=8, channels=1)
 
@@ -161,7 +161,7 @@ def test_self_modulation_by_scalars():
 
 def test_self_modulation_shared_by_the_sublayers():
     """Two norms in each block and one at the end, each with two affine maps of its own."""
-    generator = GeneratorOptions(**SMALL).build(resolution=8, channels=3)
+    generator = ViTGANGeneratorOptions(**SMALL).build(resolution=8, channels=3)
     norms = [module for module in generator.modules() if isinstance(module, SelfModulatedLayerNorm)]
     assert len(norms) == 2 * 2 + 1
     storages = {p.data_ptr() for norm in norms for p in norm.parameters()}
@@ -186,7 +186,7 @@ def test_49_patches_instead_of_64(resolution: int, patch: int):
     """At the paper's sizes the discriminator's sequence is 64 tokens and the class token, overlap or not."""
     for overlap in (0, patch // 2):
         assert patchify(torch.zeros(1, 3, resolution, resolution), patch, overlap).shape[1] == 64
-        options = replace(DiscriminatorOptions(**SMALL), patch=patch, overlap=overlap)
+        options = replace(VisionTransformerOptions(**SMALL), patch=patch, overlap=overlap)
         model = options.build(resolution=resolution, channels=3)
         lengths: list[int] = []
         model.blocks[0].register_forward_hook(lambda _, args, __, seen=lengths: seen.append(args[0].shape[1]))
@@ -219,7 +219,7 @@ def test_tokens_reshaped_as_an_image(kind: str, reach: int):
 def test_images_of_no_contrast_at_the_start(entry: Any, output: Any):
     """At the paper's size the first images have a deviation in [0.1, 1], and differ between latents."""
     torch.manual_seed(0)
-    generator = GeneratorOptions(entry=entry, output=output).build(resolution=32, channels=3)
+    generator = ViTGANGeneratorOptions(entry=entry, output=output).build(resolution=32, channels=3)
     images = generator(torch.randn(8, generator.latent_dim))
     assert 0.1 <= images.std() <= 1
     assert images.std(0).mean() > (0.003 if entry == "B" else 0.05)
@@ -270,5 +270,5 @@ def test_fourier_features_that_are_not_trained():
 
 
 def test_overlap_default_is_half_a_patch():
-    assert replace(DiscriminatorOptions(**SMALL), patch=4).build(resolution=8, channels=1).overlap == 2
-    assert replace(DiscriminatorOptions(**SMALL), overlap=0).build(resolution=8, channels=1).overlap == 0
+    assert replace(VisionTransformerOptions(**SMALL), patch=4).build(resolution=8, channels=1).overlap == 2
+    assert replace(VisionTransformerOptions(**SMALL), overlap=0).build(resolution=8, channels=1).overlap == 0

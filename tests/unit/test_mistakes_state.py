@@ -17,13 +17,13 @@ from vitgan.engine.checkpoint import save_checkpoint
 from vitgan.engine.ema import update_average
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import State, build_state, step_generator
-from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 SMALL: dict[str, Any] = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "perceptron_width": 24}
 RECIPE = replace(
     vitgan.recipes.get("digits"),
-    generator=GeneratorOptions(latent_dim=8, mapping_depth=2, **SMALL),
-    discriminator=DiscriminatorOptions(**SMALL),
+    generator=ViTGANGeneratorOptions(latent_dim=8, mapping_depth=2, **SMALL),
+    discriminator=VisionTransformerOptions(**SMALL),
 )
 RECIPE = replace(RECIPE, data=replace(RECIPE.data, resolution=8))
 GAME = Game(loss=Logistic(), augment=DiffAugment(), terms=(BCR(),))

@@ -13,30 +13,33 @@ from vitgan.adversarial import BCR, DiffAugment, Game, Logistic, Pass, Players, 
 from vitgan.adversarial.step import discriminator_pass, discriminator_step, generator_step
 from vitgan.engine.schedule import AdamOptions
 from vitgan.engine.state import step_generator
-from vitgan.models import Discriminator, DiscriminatorOptions, GeneratorOptions
+from vitgan.models import Judgement, VisionTransformer, VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.nn import Linear
 
 SMALL: dict[str, Any] = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "perceptron_width": 24}
-GENERATOR = GeneratorOptions(latent_dim=8, mapping_depth=2, **SMALL)
-DISCRIMINATOR = DiscriminatorOptions(**SMALL)
+GENERATOR = ViTGANGeneratorOptions(latent_dim=8, mapping_depth=2, **SMALL)
+DISCRIMINATOR = VisionTransformerOptions(**SMALL)
 RECIPE = replace(vitgan.recipes.get("digits"), generator=GENERATOR, discriminator=DISCRIMINATOR)
 GAME = Game(loss=Logistic(), augment=DiffAugment(), terms=(BCR(),))
 CPU = torch.device("cpu")
 
 
 def players(
-    generator: GeneratorOptions = GENERATOR,
-    discriminator: DiscriminatorOptions = DISCRIMINATOR,
+    generator: ViTGANGeneratorOptions = GENERATOR,
+    discriminator: VisionTransformerOptions = DISCRIMINATOR,
     rate: float = 0.002,
 ) -> Players:
     torch.manual_seed(0)
-    networks = [options.build(resolution=8, channels=3) for options in (generator, discriminator)]
-    optimisers = [AdamOptions(learning_rate=rate).build(network.parameters()) for network in networks]
+    one, other = (
+        generator.build(resolution=8, channels=3),
+        discriminator.build(resolution=8, channels=3),
+    )
+    adam = AdamOptions(learning_rate=rate)
     return Players(
-        generator=networks[0],
-        discriminator=networks[1],
-        optimiser_generator=optimisers[0],
-        optimiser_discriminator=optimisers[1],
+        generator=one,
+        discriminator=other,
+        optimiser_generator=adam.build(one.parameters()),
+        optimiser_discriminator=adam.build(other.parameters()),
     )
 
 
@@ -85,7 +88,7 @@ def test_sigma_drifts_from_its_start_during_training():
     drift: list[float] = []
 
     def measure(discriminator: nn.Module, _: Any) -> None:
-        assert isinstance(discriminator, Discriminator)
+        assert isinstance(discriminator, VisionTransformer)
         assert discriminator.spectral is not None
         own = [module for module in discriminator.modules() if isinstance(module, Linear)]
         with discriminator.spectral.applied():
@@ -110,7 +113,7 @@ def test_vectors_that_are_never_written_back_or_move_too_often():
     """u and v advance once a discriminator update, as one call of advance does, and at no other time."""
     pair = players()
     discriminator = pair.discriminator
-    assert isinstance(discriminator, Discriminator)
+    assert isinstance(discriminator, VisionTransformer)
     train(pair, 2)
     twin = copy.deepcopy(discriminator)
     twin.advance()
@@ -119,7 +122,7 @@ def test_vectors_that_are_never_written_back_or_move_too_often():
     assert len(vectors(discriminator)) >= 8
     for name in vectors(discriminator):
         assert torch.equal(after[name], twin.get_buffer(name))
-    generator_step(pair, GAME, 8, None, torch.Generator().manual_seed(0))
+    generator_step(pair, GAME, 8, None, torch.Generator().manual_seed(0), 2)
     discriminator.eval()(real())
     discriminator.train()(real())
     assert changed(discriminator, after) == set()
@@ -145,7 +148,7 @@ def test_initial_sigma_lost_or_drawn_again_on_reload():
     assert not torch.equal(before, saved(real()))
     assert torch.equal(other(real()), saved(real()))
     assert any("initial" in name for name in saved.state_dict())
-    assert isinstance(saved, Discriminator)
+    assert isinstance(saved, VisionTransformer)
     for model in (saved, other):
         model.advance()
     assert torch.equal(other(real()), saved(real()))
@@ -203,7 +206,7 @@ def test_fake_branch_not_detached_and_players_that_move_each_other():
     assert changed(pair.discriminator, before[1])
     before = weights(pair.generator), weights(pair.discriminator)
     pair.discriminator.zero_grad(set_to_none=True)
-    generator_step(pair, GAME, 8, None, torch.Generator().manual_seed(0))
+    generator_step(pair, GAME, 8, None, torch.Generator().manual_seed(0), 1)
     assert all(p.grad is None for p in pair.discriminator.parameters())
     assert changed(pair.discriminator, before[1]) == set()
     assert changed(pair.generator, before[0])
@@ -238,17 +241,18 @@ def test_bcr_that_broadcasts():
     pair = players()
     both = torch.cat((real(), real(1)))
     passes = discriminator_pass(pair.discriminator, GAME, both, None, torch.Generator().manual_seed(0), 0)
-    for logits in (
-        passes[0].logits_real,
-        passes[0].logits_fake,
+    for judged in (
+        passes[0].judged_real,
+        passes[0].judged_fake,
         passes[1].second_real,
         passes[1].second_fake,
     ):
-        assert logits is not None
-        assert logits.shape == (8, 1)
-    zero = torch.zeros(8, 1)
-    one = torch.eye(8)[:, :1]
-    seen = Pass(pair.discriminator, 0, both, None, zero, zero, one, 2 * one)
+        assert judged is not None
+        assert judged.logits.shape == (8, 1)
+    zero = Judgement(torch.zeros(8, 1))
+    one, two = Judgement(torch.eye(8)[:, :1]), Judgement(2 * torch.eye(8)[:, :1])
+    rng = torch.Generator()
+    seen = Pass(pair.discriminator, 0, rng, both[:8], both[8:], None, zero, zero, one, two)
     losses = BCR(real=10.0, fake=10.0).losses(seen)
     assert losses["bcr_real"].item() == pytest.approx(10 / 8)
     assert losses["bcr_fake"].item() == pytest.approx(40 / 8)
@@ -257,7 +261,7 @@ def test_bcr_that_broadcasts():
 @pytest.mark.parametrize("attention", ["l2", "dot-product"])
 def test_discriminator_that_cannot_overfit_one_batch(attention: Any):
     discriminator = players(discriminator=replace(DISCRIMINATOR, attention=attention)).discriminator
-    assert isinstance(discriminator, Discriminator)
+    assert isinstance(discriminator, VisionTransformer)
     optimiser = AdamOptions(learning_rate=0.01).build(discriminator.parameters())
     images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     loss = torch.tensor(torch.inf)

@@ -4,10 +4,24 @@ Shapes: B batch, C channels, H x W image.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Augmentation(Protocol):
+    """A random, differentiable map of images (B, C, H, W) in [-1, 1] to others of the same shape."""
+
+    @property
+    def active(self) -> bool:
+        """False when it never changes an image."""
+        ...
+
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Draws from `rng`, which lies on the device of the images."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

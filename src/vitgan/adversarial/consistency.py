@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vitgan.adversarial.augment import DiffAugment
+from vitgan.adversarial.augment import Augmentation, DiffAugment
 from vitgan.adversarial.terms import Pass
 
 
@@ -33,7 +33,7 @@ class BCR:
     def active(self) -> bool:
         return self.real > 0 or self.fake > 0
 
-    def second_view(self, augment: DiffAugment) -> Callable[[Tensor, torch.Generator], Tensor]:
+    def second_view(self, augment: Augmentation) -> Callable[[Tensor, torch.Generator], Tensor]:
         if self.against == "clean":
             return _clean
         return self.augment or (augment if augment.active else DiffAugment())
@@ -42,8 +42,8 @@ class BCR:
         assert seen.second_real is not None
         assert seen.second_fake is not None
         return {
-            "bcr_real": self.real * (seen.logits_real - seen.second_real).square().mean(),
-            "bcr_fake": self.fake * (seen.logits_fake - seen.second_fake).square().mean(),
+            "bcr_real": self.real * (seen.judged_real.logits - seen.second_real.logits).square().mean(),
+            "bcr_fake": self.fake * (seen.judged_fake.logits - seen.second_fake.logits).square().mean(),
         }
 
 

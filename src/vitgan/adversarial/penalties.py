@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vitgan.adversarial.augment import DiffAugment
+from vitgan.adversarial.augment import Augmentation
 from vitgan.adversarial.terms import Pass
 
 
@@ -28,14 +28,46 @@ class R1:
     def active(self) -> bool:
         return self.gamma > 0
 
-    def second_view(self, augment: DiffAugment) -> None:  # noqa: ARG002
+    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
         return None
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         if seen.step % self.every:
             return {}
-        images = seen.real.detach().float().requires_grad_()
-        with sdpa_kernel(SDPBackend.MATH):
-            logits = seen.discriminator(images, seen.labels)
-            (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-        return {"r1": self.every * self.gamma / 2 * gradient.square().sum((1, 2, 3)).mean()}
+        squared = _gradient(seen, seen.real).square().sum((1, 2, 3))  # (B,)
+        return {"r1": self.every * self.gamma / 2 * squared.mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientPenalty:
+    """weight E(|grad_x D(x)| / centre - 1)^2 at points x between real and fake images (arXiv 1704.00028).
+
+    The division by `centre`, which makes the target a slope of `centre`, is arXiv 1710.10196's. [choice]
+    x lies between images as the discriminator sees them, after augmentation.
+    """
+
+    weight: float = 0.0
+    """Weight; 0 leaves the penalty out."""
+    centre: float = 1.0
+    """Norm of the gradient at which there is no penalty."""
+
+    @property
+    def active(self) -> bool:
+        return self.weight > 0
+
+    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
+        return None
+
+    def losses(self, seen: Pass) -> dict[str, Tensor]:
+        share = torch.rand(len(seen.real), 1, 1, 1, device=seen.real.device, generator=seen.rng)
+        norm = _gradient(seen, torch.lerp(seen.real, seen.fake, share)).flatten(1).norm(dim=1)  # (B,)
+        return {"gradient_penalty": self.weight * (norm / self.centre - 1).square().mean()}
+
+
+def _gradient(seen: Pass, images: Tensor) -> Tensor:
+    """grad_x D(x) at `images` (B, C, H, W), the same shape, differentiable again."""
+    images = images.detach().float().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        logits = seen.discriminator(images, seen.labels)
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient

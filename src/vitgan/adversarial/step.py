@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitgan.adversarial.augment import DiffAugment
+from vitgan.adversarial.augment import Augmentation
 from vitgan.adversarial.losses import AdversarialLoss
-from vitgan.adversarial.terms import Pass, Term
+from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
+from vitgan.models import Discriminator, Generator, Judgement
 
 Metrics = dict[str, Tensor]
 
@@ -21,8 +22,11 @@ class Game:
     """The rules: the same in every step."""
 
     loss: AdversarialLoss
-    augment: DiffAugment
+    augment: Augmentation
     terms: tuple[Term, ...]
+    generator_terms: tuple[GeneratorTerm, ...] = ()
+    generator_every: int = 1
+    """Discriminator updates for each generator update."""
     dtype: torch.dtype = torch.float32
     """Of the activations; weights, losses and penalties stay in fp32."""
 
@@ -31,8 +35,8 @@ class Game:
 class Players:
     """The two networks and what updates them."""
 
-    generator: nn.Module
-    discriminator: nn.Module
+    generator: Generator
+    discriminator: Discriminator
     optimiser_generator: torch.optim.Optimizer
     optimiser_discriminator: torch.optim.Optimizer
 
@@ -40,13 +44,15 @@ class Players:
 def train_step(
     players: Players, game: Game, real: Tensor, labels: Tensor | None, rng: torch.Generator, step: int
 ) -> Metrics:
-    """Update both players once on `real` (B, C, H, W) in [-1, 1] with labels (B,) or None.
+    """Update D once on `real` (B, C, H, W) in [-1, 1] with labels (B,) or None, then G where it is due.
 
     `rng`, on the device of `real`, is the only source of randomness. Returns detached scalars: every term of
     the discriminator's loss, the generator's loss, mean logits and both gradient norms.
     """
     seen = discriminator_step(players, game, real, labels, rng, step)
-    return seen | generator_step(players, game, len(real), labels, rng)
+    if (step + 1) % game.generator_every:
+        return seen
+    return seen | generator_step(players, game, len(real), labels, rng, step)
 
 
 def discriminator_step(
@@ -54,12 +60,12 @@ def discriminator_step(
 ) -> Metrics:
     """One pass over [real, fake, their second views]; adversarial loss and terms; one update of D."""
     discriminator = players.discriminator
-    discriminator.advance()  # type: ignore[operator]
+    discriminator.advance()
     with torch.no_grad():
         fake = _generate(players.generator, game, len(real), labels, rng)
     both = torch.cat((real, fake.to(real.dtype)))
     passes = discriminator_pass(discriminator, game, both, labels, rng, step)
-    losses = {"adversarial": game.loss.discriminator(passes[0].logits_real, passes[0].logits_fake)}
+    losses = _adversarial(game.loss, passes[0].judged_real, passes[0].judged_fake)
     for term, seen in zip(game.terms, passes[1:], strict=True):
         losses |= term.losses(seen)
     total = torch.stack(list(losses.values())).sum()
@@ -68,7 +74,12 @@ def discriminator_step(
 
 
 def discriminator_pass(
-    discriminator: nn.Module, game: Game, both: Tensor, labels: Tensor | None, rng: torch.Generator, step: int
+    discriminator: Discriminator,
+    game: Game,
+    both: Tensor,
+    labels: Tensor | None,
+    rng: torch.Generator,
+    step: int,
 ) -> list[Pass]:
     """D's one pass over `both` = [real, fake], augmented, and each term's second view of them.
 
@@ -79,40 +90,59 @@ def discriminator_pass(
     ]
     views = [game.augment(both, rng), *(make(both, rng) for make in makers if make is not None)]
     repeated = None if labels is None else labels.repeat(2 * len(views))
-    logits = discriminator(torch.cat(views).to(game.dtype), repeated)
-    halves = iter(logits.view(len(views), 2, -1, 1))  # (views, [real, fake], B, 1)
-    first_real, first_fake = next(halves)
-    seen_real = views[0][: len(both) // 2]
-    seconds = [(None, None)] + [(None, None) if make is None else tuple(next(halves)) for make in makers]
+    judgement = discriminator.judge(torch.cat(views).to(game.dtype), repeated)
+    parts = judgement.split(2 * len(views))  # each view's real half, then its fake half
+    judged_real, judged_fake = next(parts), next(parts)
+    seen_real, seen_fake = views[0].chunk(2)
+    seconds = [(None, None)] + [
+        (None, None) if make is None else (next(parts), next(parts)) for make in makers
+    ]
     return [
-        Pass(discriminator, step, seen_real, labels, first_real, first_fake, second_real, second_fake)
-        for second_real, second_fake in seconds
+        Pass(discriminator, step, rng, seen_real, seen_fake, labels, judged_real, judged_fake, *second)
+        for second in seconds
     ]
 
 
 def generator_step(
-    players: Players, game: Game, count: int, labels: Tensor | None, rng: torch.Generator
+    players: Players, game: Game, count: int, labels: Tensor | None, rng: torch.Generator, step: int
 ) -> Metrics:
     """One update of G against the frozen D, on `count` fakes of its own."""
-    frozen = [p for p in players.discriminator.parameters() if p.requires_grad]
+    generator, discriminator = players.generator, players.discriminator
+    generator.advance()
+    frozen = [p for p in discriminator.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
-        fake = _generate(players.generator, game, count, labels, rng)
-        logits = players.discriminator(game.augment(fake, rng).to(game.dtype), labels)
-        loss = game.loss.generator(logits)
-        norm = _update(players.optimiser_generator, loss)
+        fake = _generate(generator, game, count, labels, rng)
+        judged = discriminator.judge(game.augment(fake, rng).to(game.dtype), labels)
+        losses = {"loss_generator": _fooling(game.loss, judged)}
+        seen = GeneratorPass(generator, step, rng, count, labels, game.dtype)
+        for term in game.generator_terms:
+            losses |= {f"term_{name}": value for name, value in term.losses(seen).items()}
+        norm = _update(players.optimiser_generator, torch.stack(list(losses.values())).sum())
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return {"loss_generator": loss.detach(), "gradient_norm_generator": norm}
+    return {name: value.detach() for name, value in losses.items()} | {"gradient_norm_generator": norm}
+
+
+def _adversarial(loss: AdversarialLoss, real: Judgement, fake: Judgement) -> Metrics:
+    losses = {"adversarial": loss.discriminator(real.logits, fake.logits)}
+    if real.pixels is not None and fake.pixels is not None:
+        losses["adversarial_pixels"] = loss.discriminator(real.pixels, fake.pixels)
+    return losses
+
+
+def _fooling(loss: AdversarialLoss, fake: Judgement) -> Tensor:
+    value = loss.generator(fake.logits)
+    return value if fake.pixels is None else value + loss.generator(fake.pixels)
 
 
 def _generate(
-    generator: nn.Module, game: Game, count: int, labels: Tensor | None, rng: torch.Generator
+    generator: Generator, game: Game, count: int, labels: Tensor | None, rng: torch.Generator
 ) -> Tensor:
-    z = torch.randn(count, generator.latent_dim, device=rng.device, generator=rng)  # type: ignore[call-overload]
-    return generator(z.to(game.dtype), labels).float()
+    z = torch.randn(count, generator.latent_dim, device=rng.device, generator=rng)
+    return generator.training_images(z.to(game.dtype), labels, rng).float()
 
 
 def _update(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
@@ -126,7 +156,7 @@ def _update(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
 
 
 def _detached(total: Tensor, losses: Metrics, seen: Pass) -> Metrics:
-    real, fake = seen.logits_real.detach().mean(), seen.logits_fake.detach().mean()
+    real, fake = seen.judged_real.logits.detach().mean(), seen.judged_fake.logits.detach().mean()
     terms = {f"term_{name}": value.detach() for name, value in losses.items()}
     logits = {"logit_real": real, "logit_fake": fake, "logit_gap": real - fake}
     return {"loss_discriminator": total.detach(), **terms, **logits}

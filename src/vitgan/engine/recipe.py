@@ -8,7 +8,7 @@ from vitgan.data import DataOptions
 from vitgan.engine.ema import EMAOptions
 from vitgan.engine.schedule import AdamOptions
 from vitgan.errors import UserError
-from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.options import differences, from_dict, to_dict
 
 Precision = Literal["fp32", "bf16", "auto"]
@@ -78,8 +78,8 @@ class Recipe:
 
     name: str
     data: DataOptions
-    generator: GeneratorOptions
-    discriminator: DiscriminatorOptions
+    generator: ViTGANGeneratorOptions
+    discriminator: VisionTransformerOptions
     loss: Logistic | Hinge | Wasserstein = field(default_factory=Logistic)
     augment: DiffAugment = field(default_factory=DiffAugment)
     terms: tuple[BCR | R1, ...] = ()

@@ -25,7 +25,7 @@ from vitgan.engine.recipe import Recipe
 from vitgan.engine.report import write_report
 from vitgan.engine.state import State, activation_dtype, build_state, step_generator
 from vitgan.errors import UserError
-from vitgan.models.vitgan import to_uint8
+from vitgan.models import to_uint8
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.errors import UserError
+from vitgan.models.discriminator import Discriminator
 from vitgan.nn import (
     Block,
     L2Attention,
@@ -34,7 +35,7 @@ ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscriminatorOptions:
+class VisionTransformerOptions:
     """Options of the discriminator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
 
     patch: int = 4
@@ -60,13 +61,13 @@ class DiscriminatorOptions:
     equalised: bool = True
     """Equalised learning rate."""
 
-    def build(self, *, resolution: int, channels: int, classes: int = 0) -> "Discriminator":
+    def build(self, *, resolution: int, channels: int, classes: int = 0) -> "VisionTransformer":
         """The network; with `classes` > 0 its logit depends on a label (projection, arXiv 1802.05637).
 
         Raises UserError where a value is not one that the field takes, or sizes do not fit.
         """
         check(self, "discriminator")
-        return Discriminator(self, resolution=resolution, channels=channels, classes=classes)
+        return VisionTransformer(self, resolution=resolution, channels=channels, classes=classes)
 
 
 def check_transformer(part: str, resolution: int, patch: int, width: int, heads: int) -> None:
@@ -80,7 +81,7 @@ def check_transformer(part: str, resolution: int, patch: int, width: int, heads:
         raise UserError(f"--{part}.width {width} is not a multiple of --{part}.heads {heads}.")
 
 
-class Discriminator(nn.Module):
+class VisionTransformer(Discriminator):
     """[class; patches E] + E_pos, pre-norm blocks, LN of the class token, head (deck eq. 1-4).
 
     images (B, C, H, W) in [-1, 1], labels (B,) or None -> logits (B, K) in fp32; K = 1 unless given.
@@ -88,7 +89,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        options: DiscriminatorOptions,
+        options: VisionTransformerOptions,
         *,
         resolution: int,
         channels: int,
@@ -155,7 +156,7 @@ def _scaled_linear(*arguments: int, gain_factor: float, gain: float = 1.0, **key
     return Linear(*arguments, gain=gain * gain_factor, **keywords)  # type: ignore[arg-type]
 
 
-def _block(options: DiscriminatorOptions, linear: Callable[..., Linear]) -> Block:
+def _block(options: VisionTransformerOptions, linear: Callable[..., Linear]) -> Block:
     width = options.width
     return Block(
         ATTENTIONS[options.attention](width, options.heads, linear),
@@ -165,7 +166,7 @@ def _block(options: DiscriminatorOptions, linear: Callable[..., Linear]) -> Bloc
 
 
 @torch.no_grad()
-def load_timm(model: Discriminator, state: Mapping[str, Tensor]) -> None:
+def load_timm(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     """Copy the weights of a timm VisionTransformer into `model`, which then gives the same logits.
 
     `model` has dot-product attention, overlap 0, a linear head and spectral_norm "none". timm's key bias is

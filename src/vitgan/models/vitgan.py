@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.errors import UserError
+from vitgan.models.generator import Generator
 from vitgan.models.vit import check_transformer
 from vitgan.nn import (
     Block,
@@ -31,7 +32,7 @@ from vitgan.options import check
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorOptions:
+class ViTGANGeneratorOptions:
     """Options of the generator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
 
     patch: int = 4
@@ -69,19 +70,19 @@ class GeneratorOptions:
     equalised: bool = True
     """Equalised learning rate."""
 
-    def build(self, *, resolution: int, channels: int, classes: int = 0) -> "Generator":
+    def build(self, *, resolution: int, channels: int, classes: int = 0) -> "ViTGANGenerator":
         """The network; with `classes` > 0 an embedding of the label is joined to the latent.
 
         Raises UserError where a value is not one that the field takes, or sizes do not fit.
         """
         check(self, "generator")
-        return Generator(self, resolution=resolution, channels=channels, classes=classes)
+        return ViTGANGenerator(self, resolution=resolution, channels=channels, classes=classes)
 
 
 class MappingNetwork(nn.Module):
     """w = MLP(z) behind a pixel norm of z, [authors]: z (B, Z), labels (B,) or None -> w (B, D)."""
 
-    def __init__(self, options: GeneratorOptions, classes: int) -> None:
+    def __init__(self, options: ViTGANGeneratorOptions, classes: int) -> None:
         super().__init__()
         rate = options.mapping_learning_rate
         linear = partial(Linear, equalised=options.equalised, learning_rate_multiplier=rate)
@@ -102,19 +103,22 @@ class MappingNetwork(nn.Module):
         return w
 
 
-class Generator(nn.Module):
+class ViTGANGenerator(Generator):
     """z (B, Z), labels (B,) or None -> images (B, C, H, W) in [-1, 1] (deck eq. 5-9).
 
     [choice] A tanh bounds the image; no source names the last activation.
     """
 
+    mapping: MappingNetwork
+
     def __init__(
-        self, options: GeneratorOptions, *, resolution: int, channels: int, classes: int = 0
+        self, options: ViTGANGeneratorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(
+            resolution=resolution, channels=channels, classes=classes, latent_dim=options.latent_dim
+        )
         check_transformer("generator", resolution, options.patch, options.width, options.heads)
-        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
-        self.latent_dim = options.latent_dim
+        self.options = options
         linear = partial(Linear, equalised=options.equalised)
         width = options.width
         norm = partial(LayerNorm, width)
@@ -125,9 +129,6 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(_block(options, linear, norm) for _ in range(options.depth))
         self.norm = norm()
         self.output = _output(options, channels, linear)
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.synthesise(self.mapping(z, labels))
 
     def synthesise(self, w: Tensor) -> Tensor:
         """w (B, D) -> images (B, C, H, W)."""
@@ -144,54 +145,10 @@ class Generator(nn.Module):
             h = block(h, w)
         return self.norm(h[:, -self.position.shape[1] :], w)
 
-    @torch.no_grad()
-    def latents(self, count: int, *, seed: int) -> Tensor:
-        """`count` latents z ~ N(0, I), (count, Z), a function of the seed alone."""
-        return torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
 
-    @torch.no_grad()
-    def sample(
-        self,
-        count: int,
-        *,
-        seed: int = 0,
-        truncation: float = 1.0,
-        labels: Tensor | None = None,
-        batch: int = 256,
-    ) -> Tensor:
-        """`count` images, uint8 (count, C, H, W) on the CPU.
-
-        truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
-        labels (count,), or draws them from the seed.
-        """
-        device = self.position.device
-        z = self.latents(count, seed=seed)
-        if self.classes and labels is None:
-            labels = torch.randint(self.classes, (count,), generator=torch.Generator().manual_seed(seed))
-        images = torch.empty(count, self.channels, self.resolution, self.resolution, dtype=torch.uint8)
-        mean = self.mean_w() if truncation != 1 else None
-        for start in range(0, count, batch):
-            part = slice(start, start + batch)
-            w = self.mapping(z[part].to(device), None if labels is None else labels[part].to(device))
-            if mean is not None:
-                w = mean + truncation * (w - mean)
-            images[part] = to_uint8(self.synthesise(w)).cpu()
-        return images
-
-    @torch.no_grad()
-    def mean_w(self, count: int = 4096) -> Tensor:
-        """Mean of w over `count` latents of seed 0, (1, D)."""
-        z = self.latents(count, seed=0).to(self.position.device)
-        labels = torch.arange(count, device=z.device) % self.classes if self.classes else None
-        return self.mapping(z, labels).mean(0, keepdim=True)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] to the nearest of 0..255."""
-    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _block(options: GeneratorOptions, linear: Callable[..., Linear], norm: Callable[[], nn.Module]) -> Block:
+def _block(
+    options: ViTGANGeneratorOptions, linear: Callable[..., Linear], norm: Callable[[], nn.Module]
+) -> Block:
     width = options.width
     return Block(
         SelfAttention(width, options.heads, linear),
@@ -200,7 +157,7 @@ def _block(options: GeneratorOptions, linear: Callable[..., Linear], norm: Calla
     )
 
 
-def _output(options: GeneratorOptions, channels: int, linear: Callable[..., Linear]) -> nn.Module:
+def _output(options: ViTGANGeneratorOptions, channels: int, linear: Callable[..., Linear]) -> nn.Module:
     width, patch = options.width, options.patch
     if options.output == "linear":
         return LinearOutput(width, patch, channels, linear)

@@ -1,7 +1,7 @@
 """The building blocks: tensors in, tensors out; no files, no configuration."""
 
 from vitgan.nn.attention import L2Attention, SelfAttention, dot_product_attention, l2_attention
-from vitgan.nn.convolution import ConvolutionalOutput, ModulatedConvolution
+from vitgan.nn.convolution import Convolution, ConvolutionalOutput, ModulatedConvolution
 from vitgan.nn.implicit import ImplicitOutput, pixel_coordinates
 from vitgan.nn.linear import Linear
 from vitgan.nn.norm import LayerNorm, SelfModulatedLayerNorm
@@ -11,6 +11,7 @@ from vitgan.nn.transformer import Block, MultilayerPerceptron
 
 __all__ = [
     "Block",
+    "Convolution",
     "ConvolutionalOutput",
     "ImplicitOutput",
     "L2Attention",

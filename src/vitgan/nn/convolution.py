@@ -1,4 +1,4 @@
-"""The convolutional output mapping: modulated convolutions from the grid of tokens up to the image.
+"""Convolutions, plain and modulated, and the convolutional output mapping of tokens.
 
 Shapes: B batch, C channels in, O channels out, H x W grid, L tokens, D width, E width of w, P patch.
 """
@@ -6,12 +6,43 @@ Shapes: B batch, C channels in, O channels out, H x W grid, L tokens, D width, E
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear, at_least_fp32
+
+
+class Convolution(Linear):
+    """A k x k convolution, x (B, C, H, W) -> (B, O, H / stride, W / stride), zeros beyond the border.
+
+    A `Linear` of each k x k neighbourhood: the same initialisation, scaling and precision. The weight is kept
+    as the matrix (O, C k^2) whose norm spectral normalisation bounds. `padding` None keeps the size at
+    stride 1. Other keywords are those of `Linear`.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(channels_in * kernel**2, channels_out, **keywords)
+        self.channels_in, self.kernel, self.stride = channels_in, kernel, stride
+        self.padding = kernel // 2 if padding is None else padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (self.channels_in, self.kernel, self.kernel)
+        weight = self.effective_weight().to(x.dtype).unflatten(1, shape)  # (O, C, k, k)
+        bias = self.effective_bias()
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
 
 
 class ModulatedConvolution(nn.Module):

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 from vitgan.data import DataOptions
 from vitgan.engine.ema import EMAOptions
-from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.recipes.cifar10 import CIFAR10
 
 CELEBA = replace(
     CIFAR10,
     name="celeba",
     data=DataOptions(source="celeba", resolution=64, channels=3),
-    generator=GeneratorOptions(patch=8, depth=6),
-    discriminator=DiscriminatorOptions(patch=8, depth=6),
+    generator=ViTGANGeneratorOptions(patch=8, depth=6),
+    discriminator=VisionTransformerOptions(patch=8, depth=6),
     ema=EMAOptions(half_life=20_000),
 )
 

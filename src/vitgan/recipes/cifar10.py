@@ -7,7 +7,7 @@ from vitgan.data import DataOptions
 from vitgan.engine.ema import EMAOptions
 from vitgan.engine.recipe import Recipe, TrainingOptions
 from vitgan.engine.schedule import AdamOptions
-from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 # Differs from the paper, which names no warm-up: 3,000 steps, as in the authors' release. Without one three
 # steps at this size took the discriminator's loss from 4 to 54 (docs/decisions.md).
@@ -16,8 +16,8 @@ WARM_UP = 3_000 * 128
 CIFAR10 = Recipe(
     name="cifar10",
     data=DataOptions(source="cifar10", resolution=32, channels=3),
-    generator=GeneratorOptions(patch=4, depth=4),
-    discriminator=DiscriminatorOptions(patch=4, depth=4),
+    generator=ViTGANGeneratorOptions(patch=4, depth=4),
+    discriminator=VisionTransformerOptions(patch=4, depth=4),
     terms=(BCR(real=10.0, fake=10.0),),
     optimiser_generator=AdamOptions(learning_rate=0.002, warm_up=WARM_UP),
     optimiser_discriminator=AdamOptions(learning_rate=0.002, warm_up=WARM_UP),
@@ -29,7 +29,7 @@ CIFAR10 = Recipe(
 SMALL = replace(
     CIFAR10,
     name="cifar10-small",
-    generator=GeneratorOptions(
+    generator=ViTGANGeneratorOptions(
         patch=4,
         depth=3,
         width=128,
@@ -39,7 +39,9 @@ SMALL = replace(
         mapping_depth=2,
         mapping_learning_rate=1.0,
     ),
-    discriminator=DiscriminatorOptions(patch=8, depth=3, width=192, heads=6, perceptron_width=384, gain=1.5),
+    discriminator=VisionTransformerOptions(
+        patch=8, depth=3, width=192, heads=6, perceptron_width=384, gain=1.5
+    ),
     terms=(BCR(real=0.1, fake=0.1),),
     optimiser_generator=AdamOptions(learning_rate=0.003),
     optimiser_discriminator=AdamOptions(learning_rate=0.006),

@@ -5,13 +5,13 @@ from vitgan.data import DataOptions
 from vitgan.engine.ema import EMAOptions
 from vitgan.engine.recipe import Recipe, TrainingOptions
 from vitgan.engine.schedule import AdamOptions
-from vitgan.models import DiscriminatorOptions, GeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 RECIPES = {
     "digits": Recipe(
         name="digits",
         data=DataOptions(source="digits", resolution=8, channels=1),
-        generator=GeneratorOptions(
+        generator=ViTGANGeneratorOptions(
             patch=2,
             depth=2,
             width=64,
@@ -22,7 +22,7 @@ RECIPES = {
             mapping_depth=2,
             mapping_learning_rate=1.0,
         ),
-        discriminator=DiscriminatorOptions(
+        discriminator=VisionTransformerOptions(
             patch=4, depth=2, width=96, heads=4, perceptron_width=192, gain=2.0
         ),
         terms=(BCR(real=0.2, fake=0.2),),

@@ -1,0 +1,85 @@
+"""What every generator is to the rest: latents in, images out.
+
+Shapes: N images, B batch, C channels, R resolution, Z latent size.
+"""
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+
+class Generator(nn.Module, abc.ABC):
+    """z (B, Z), labels (B,) or None -> images (B, C, R, R) in [-1, 1], by way of an intermediate latent w.
+
+    A system gives `mapping` (a module) and `synthesise`; `training_images` too where training draws more than z, as the
+    noise and the style mixing of StyleGAN2.
+    """
+
+    mapping: nn.Module
+    """z (B, Z), labels (B,) or None -> w (B, ...), whose mean truncation pulls to."""
+
+    def __init__(self, *, resolution: int, channels: int, classes: int, latent_dim: int) -> None:
+        super().__init__()
+        self.resolution, self.channels, self.classes = resolution, channels, classes
+        self.latent_dim = latent_dim
+
+    @abc.abstractmethod
+    def synthesise(self, w: Tensor) -> Tensor:
+        """w (B, ...) -> images (B, C, R, R): the same for the same w, in eval mode."""
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.synthesise(self.mapping(z, labels))
+
+    def training_images(self, z: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+        """The images of a training step; whatever is random in them beside z is drawn from `rng`."""
+        return self(z, labels)
+
+    def advance(self) -> None:
+        """What must happen once a generator update, before it: a power iteration, say."""
+
+    @torch.no_grad()
+    def latents(self, count: int, *, seed: int) -> Tensor:
+        """`count` latents z ~ N(0, I), (count, Z), a function of the seed alone."""
+        return torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        truncation: float = 1.0,
+        labels: Tensor | None = None,
+        batch: int = 256,
+    ) -> Tensor:
+        """`count` images, uint8 (count, C, R, R) on the CPU.
+
+        truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
+        labels (count,), or draws them from the seed.
+        """
+        device = next(self.parameters()).device
+        z = self.latents(count, seed=seed)
+        if self.classes and labels is None:
+            labels = torch.randint(self.classes, (count,), generator=torch.Generator().manual_seed(seed))
+        images = torch.empty(count, self.channels, self.resolution, self.resolution, dtype=torch.uint8)
+        mean = self.mean_w() if truncation != 1 else None
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            w = self.mapping(z[part].to(device), None if labels is None else labels[part].to(device))
+            if mean is not None:
+                w = mean + truncation * (w - mean)
+            images[part] = to_uint8(self.synthesise(w)).cpu()
+        return images
+
+    @torch.no_grad()
+    def mean_w(self, count: int = 4096) -> Tensor:
+        """Mean of w over `count` latents of seed 0, (1, ...)."""
+        z = self.latents(count, seed=0).to(next(self.parameters()).device)
+        labels = torch.arange(count, device=z.device) % self.classes if self.classes else None
+        return self.mapping(z, labels).mean(0, keepdim=True)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] to the nearest of 0..255."""
+    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
