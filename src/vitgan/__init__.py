@@ -12,7 +12,7 @@ from vitgan import recipes
 from vitgan.errors import UserError
 
 if TYPE_CHECKING:
-    from vitgan.engine.recipe import Recipe
+    from vitgan.engine.supervised_recipes import AnyRecipe
     from vitgan.engine.train import Outcome
     from vitgan.models import Generator
 
@@ -33,7 +33,11 @@ def load(run: "str | Path") -> "Generator":
 
 
 def train(
-    recipe: "Recipe | str", *, out: "str | Path | None" = None, device: str | None = None, quiet: bool = False
+    recipe: "AnyRecipe | str",
+    *,
+    out: "str | Path | None" = None,
+    device: str | None = None,
+    quiet: bool = False,
 ) -> "Outcome":
     """Train a recipe, or the recipe of that name, in the folder `out` (runs/NAME); resumes what is there.
 
@@ -43,7 +47,7 @@ def train(
     from vitgan.engine.train import train as run
     from vitgan.options import check
 
-    recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    check(recipe, "recipe")
-    folder = Path("runs") / recipe.name if out is None else Path(out)
-    return run(recipe, folder, device=choose_device(device), quiet=quiet)
+    chosen: AnyRecipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    check(chosen, "recipe")
+    folder = Path("runs") / chosen.name if out is None else Path(out)
+    return run(chosen, folder, device=choose_device(device), quiet=quiet)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitgan.engine import train as engine
+from vitgan.adversarial import train_step
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.log import read_log
 
@@ -42,7 +42,7 @@ def assert_log_is_whole(folder: Path, images: int) -> None:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
     """Do `act` in the middle of a step."""
-    real = engine.train_step
+    real = train_step
 
     def acting(*arguments):
         values = real(*arguments)
@@ -50,4 +50,4 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
             act()
         return values
 
-    monkeypatch.setattr(engine, "train_step", acting)
+    monkeypatch.setattr("vitgan.engine.gan.train_step", acting)

@@ -121,7 +121,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
     real = getattr(engine.Run, place)
 
     def filling(run: engine.Run, *arguments: str) -> None:
-        if run.state.images_seen >= 32:
+        if run.images_seen >= 32:
             fill(small_disk)
         real(run, *arguments)
 

@@ -10,7 +10,18 @@ import torch
 import twins
 from torch import Tensor, nn
 
-from vitgan.adversarial import BCR, R1, DiffAugment, Game, GradientPenalty, Hinge, Logistic, Pass, Wasserstein
+from vitgan.adversarial import (
+    BCR,
+    R1,
+    DiffAugment,
+    Drift,
+    Game,
+    GradientPenalty,
+    Hinge,
+    Logistic,
+    Pass,
+    Wasserstein,
+)
 from vitgan.adversarial.losses import AdversarialLoss
 from vitgan.adversarial.step import discriminator_pass
 from vitgan.engine.ema import EMAOptions, update_average
@@ -122,6 +133,14 @@ def test_gradient_penalty_is_taken_between_real_and_fake():
     seen = seen_by(model, real.float(), fake=fake.float())
     (found,) = GradientPenalty(weight=3.0, centre=0.5).losses(seen).values()
     assert found.item() == pytest.approx(3.0 * total, rel=1e-3)
+
+
+def test_drift_is_the_mean_square_of_the_real_logits():
+    logits = torch.tensor([[1.0], [-3.0]])
+    judged, images = Judgement(logits), torch.zeros(2, 3, 4, 4)
+    rng = torch.Generator()
+    seen = Pass(discriminator(), 0, rng, images, images, None, judged, Judgement(9 * logits), None, None)
+    assert Drift(weight=0.5).losses(seen)["drift"].item() == pytest.approx(0.5 * (1 + 9) / 2)
 
 
 @pytest.mark.parametrize("against", ["augmented", "clean"])

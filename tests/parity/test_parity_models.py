@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 import twins
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitgan.models import VisionTransformer, VisionTransformerOptions, ViTGANGenerator, ViTGANGeneratorOptions
 from vitgan.models.vitgan import MappingNetwork
@@ -31,8 +31,9 @@ def pixel_norm(z: Tensor) -> Tensor:
     return z / torch.sqrt((z**2).sum() / len(z) + 1e-8)
 
 
-def mapped(mapping: MappingNetwork, z: Tensor, label: int | None = None) -> Tensor:
+def mapped(mapping: nn.Module, z: Tensor, label: int | None = None) -> Tensor:
     """w of one latent: its pixel norm, then an affine map and a leaky ReLU of slope 0.2 in each layer."""
+    assert isinstance(mapping, MappingNetwork)
     w = pixel_norm(z)
     if label is not None:
         assert mapping.label is not None

@@ -12,6 +12,7 @@ from vitgan.models import (
     ViTGANGenerator,
     ViTGANGeneratorOptions,
 )
+from vitgan.models.vitgan import MappingNetwork
 
 CLASSES = 5
 SIZES = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "perceptron_width": 16}
@@ -46,6 +47,7 @@ def test_other_labels_give_other_logits_of_the_same_image():
 def test_training_reaches_the_embeddings_of_the_labels_shown_and_of_no_other():
     """Both players' embeddings move for labels of the batch; labels reach every view of bCR and R1."""
     generator, discriminator = networks()
+    assert isinstance(generator.mapping, MappingNetwork)
     assert generator.mapping.label is not None
     assert discriminator.label is not None
     options = AdamOptions(learning_rate=0.01)

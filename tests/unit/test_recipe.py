@@ -10,6 +10,7 @@ import pytest
 from vitgan import recipes
 from vitgan.adversarial import BCR, R1, Hinge, Wasserstein
 from vitgan.engine.recipe import Recipe
+from vitgan.engine.supervised_recipes import read_recipe
 from vitgan.errors import UserError
 from vitgan.recipes.overrides import override
 
@@ -20,7 +21,7 @@ DIGITS = recipes.get("digits")
 def test_each_recipe_goes_to_json_and_back(name: str) -> None:
     recipe = recipes.get(name)
     assert recipe.name == name
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert read_recipe(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert recipe.conflicts(recipe) == []
     assert recipes.summary(name)
 

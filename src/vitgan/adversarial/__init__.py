@@ -2,16 +2,23 @@
 
 from vitgan.adversarial.augment import Augmentation, DiffAugment
 from vitgan.adversarial.consistency import BCR
+from vitgan.adversarial.contrastive import Contrastive
+from vitgan.adversarial.cutmix import CutMix
 from vitgan.adversarial.losses import Hinge, Logistic, Wasserstein
-from vitgan.adversarial.penalties import R1, GradientPenalty
+from vitgan.adversarial.pathlength import PathLength
+from vitgan.adversarial.penalties import R1, Drift, GradientPenalty
 from vitgan.adversarial.step import Game, Players, train_step
+from vitgan.adversarial.strong_augment import StrongAugment
 from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
 
 __all__ = [
     "BCR",
     "R1",
     "Augmentation",
+    "Contrastive",
+    "CutMix",
     "DiffAugment",
+    "Drift",
     "Game",
     "GeneratorPass",
     "GeneratorTerm",
@@ -19,7 +26,9 @@ __all__ = [
     "Hinge",
     "Logistic",
     "Pass",
+    "PathLength",
     "Players",
+    "StrongAugment",
     "Term",
     "Wasserstein",
     "train_step",

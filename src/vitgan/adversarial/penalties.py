@@ -64,6 +64,27 @@ class GradientPenalty:
         return {"gradient_penalty": self.weight * (norm / self.centre - 1).square().mean()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """weight E D(x)^2 over real images: keeps logits whose zero no loss fixes from wandering off.
+
+    (arXiv 1710.10196, appendix A.1, beside the Wasserstein loss.)
+    """
+
+    weight: float = 0.0
+    """Weight; 0 leaves the term out."""
+
+    @property
+    def active(self) -> bool:
+        return self.weight > 0
+
+    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
+        return None
+
+    def losses(self, seen: Pass) -> dict[str, Tensor]:
+        return {"drift": self.weight * seen.judged_real.logits.square().mean()}
+
+
 def _gradient(seen: Pass, images: Tensor) -> Tensor:
     """grad_x D(x) at `images` (B, C, H, W), the same shape, differentiable again."""
     images = images.detach().float().requires_grad_()

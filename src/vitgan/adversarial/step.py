@@ -97,10 +97,8 @@ def discriminator_pass(
     seconds = [(None, None)] + [
         (None, None) if make is None else (next(parts), next(parts)) for make in makers
     ]
-    return [
-        Pass(discriminator, step, rng, seen_real, seen_fake, labels, judged_real, judged_fake, *second)
-        for second in seconds
-    ]
+    view = (seen_real, seen_fake, labels, judged_real, judged_fake)
+    return [Pass(discriminator, step, rng, *view, *second, game.dtype) for second in seconds]
 
 
 def generator_step(
@@ -116,7 +114,7 @@ def generator_step(
         fake = _generate(generator, game, count, labels, rng)
         judged = discriminator.judge(game.augment(fake, rng).to(game.dtype), labels)
         losses = {"loss_generator": _fooling(game.loss, judged)}
-        seen = GeneratorPass(generator, step, rng, count, labels, game.dtype)
+        seen = GeneratorPass(generator, step // game.generator_every, rng, count, labels, game.dtype)
         for term in game.generator_terms:
             losses |= {f"term_{name}": value for name, value in term.losses(seen).items()}
         norm = _update(players.optimiser_generator, torch.stack(list(losses.values())).sum())

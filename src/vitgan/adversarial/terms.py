@@ -33,6 +33,8 @@ class Pass:
     second_real: Judgement | None
     """Of the term's own second view of the real images; None when it asked for none."""
     second_fake: Judgement | None
+    dtype: torch.dtype = torch.float32
+    """Of the activations."""
 
 
 class Term(Protocol):
@@ -61,7 +63,7 @@ class GeneratorPass:
 
     generator: Generator
     step: int
-    """Updates of the discriminator before this one."""
+    """Updates of the generator before this one."""
     rng: torch.Generator
     count: int
     """Images B of the update."""

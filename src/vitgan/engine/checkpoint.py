@@ -34,19 +34,21 @@ def save_checkpoint(
 
     Raises OSError with its `errno` (ENOSPC for a full disk), and then leaves nothing behind.
     """
-    final = run / "checkpoints" / f"{images_seen:012d}"
+    return write_checkpoint(run / "checkpoints" / f"{images_seen:012d}", images_seen, tensors, description)
+
+
+def write_checkpoint(
+    final: Path, images_seen: int, tensors: dict[str, Tensor], description: dict[str, Any]
+) -> Path:
+    """Write a checkpoint as the folder `final`; errors as `save_checkpoint`."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     final.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         _write_tensors(temporary / TENSORS, tensors)
-        body = {
-            "format": FORMAT,
-            "images": images_seen,
-            **description,
-            "sha256": _sha256(temporary / TENSORS),
-        }
+        checksum = _sha256(temporary / TENSORS)
+        body = {"format": FORMAT, "images": images_seen, **description, "sha256": checksum}
         _write_synced(
             temporary / DESCRIPTION, json.dumps({"checkpoint": body, "sha256": _json_sha256(body)}, indent=1)
         )
@@ -92,7 +94,12 @@ def load_description(folder: Path) -> dict[str, Any]:
 
 def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint folders, oldest first. A copy that someone has renamed is not one."""
-    named = (path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return numbered(run / "checkpoints")
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The folders in `folder` that are named by a number of images, in its order."""
+    named = (path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
     return sorted(named, key=lambda path: int(path.name))
 
 

@@ -17,6 +17,7 @@ HEADINGS = {
     "gradient_norm": "Gradient norms",
     "images_per_second": "Images per second",
     "learning_rate": "Learning rates",
+    "evaluation": "Scores (protocol in evaluations.jsonl)",
 }
 LOGARITHMIC = ("gradient_norm", "term")  # where every value is above zero
 WITHOUT_CURVE = ("images", "seconds", "step")

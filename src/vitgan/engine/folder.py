@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitgan.engine.checkpoint import (
     DamagedCheckpoint,
@@ -15,16 +15,23 @@ from vitgan.engine.checkpoint import (
     load_checkpoint,
     load_description,
     load_newest,
+    numbered,
 )
 from vitgan.engine.log import replacing
 from vitgan.engine.recipe import Recipe
+from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, SirenRecipe, read_recipe
 from vitgan.errors import UserError
 from vitgan.models import Generator
 
 RECIPE, LOCK = "recipe.json", ".lock"
+_LOAD = "load it in Python by vitgan.engine.supervised"
+_NO_GENERATOR = {
+    ClassifierRecipe: f"a classifier, which draws no samples: {_LOAD}.load_classifier.",
+    SirenRecipe: f"an image fit, which draws no samples: {_LOAD}.load_siren.",
+}
 
 
-def check(folder: Path, recipe: Recipe) -> None:
+def check(folder: Path, recipe: AnyRecipe) -> None:
     """Raise UserError, naming the first difference, when `folder` holds a run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with --out.")
@@ -39,7 +46,7 @@ def check(folder: Path, recipe: Recipe) -> None:
 
 
 @contextmanager
-def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
+def claimed(folder: Path, recipe: AnyRecipe) -> Iterator[None]:
     """Within it `folder` is the run folder of `recipe` and this process alone trains there.
 
     Raises UserError when another process does, OSError when the folder cannot be written.
@@ -72,13 +79,13 @@ def unwritable(folder: Path, error: OSError) -> UserError:
     )
 
 
-def _known_recipe(folder: Path) -> Recipe | None:
+def _known_recipe(folder: Path) -> AnyRecipe | None:
     """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
     with suppress(FileNotFoundError, ValueError):
-        return Recipe.from_dict(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+        return read_recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
     for checkpoint in reversed(checkpoints(folder)):
         with suppress(DamagedCheckpoint):
-            return Recipe.from_dict(load_description(checkpoint)["recipe"])
+            return read_recipe(load_description(checkpoint)["recipe"])
     return None
 
 
@@ -101,25 +108,38 @@ def load_generator(run: str | Path) -> Generator:
 
     Raises UserError when there is none.
     """
-    tensors, description = _read(Path(run))
-    recipe = Recipe.from_dict(description["recipe"])
+    tensors, description = read_run(Path(run))
+    recipe = read_recipe(description["recipe"])
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{run} holds {_NO_GENERATOR[type(recipe)]}")
     generator = recipe.generator.build(
         resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
     )
-    weights = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
-    try:
-        generator.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"The weights in {run} do not fit its recipe: {_first_line(error)}") from error
+    load_weights(generator, tensors, "average", run)
     return generator.eval().requires_grad_(False)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], name: str, run: str | Path) -> None:
+    """Give `network` the tensors `name`.* of `run`. Raises UserError where they do not fit."""
+    weights = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"The weights in {run} do not fit its recipe: {_first_line(error)}") from error
+
+
+def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a run folder's newest whole checkpoint, or of one checkpoint's folder.
+
+    Raises UserError when there is none.
+    """
     if (path / "checkpoint.json").exists():
         try:
             return load_checkpoint(path)
         except DamagedCheckpoint as damage:
             raise UserError(f"The checkpoint {path} is damaged: {damage}.") from damage
+    if kept := [folder for folder in numbered(path) if (folder / "checkpoint.json").exists()]:
+        return read_run(kept[-1])  # the folder of a run's best checkpoint
     if not path.is_dir():
         raise UserError(f"{path} is not a run folder: train one with `vitgan train --out {path}`.")
     if not checkpoints(path):

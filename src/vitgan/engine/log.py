@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learning_rate")
+GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learning_rate", "evaluation")
 
 
 class RunLog:
@@ -27,7 +27,7 @@ class RunLog:
     def __init__(self, folder: Path, images_seen: int):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
-        _forget_after(path, images_seen)
+        forget_after(path, images_seen)
         # Unbuffered, both: a buffer that could not be written would be tried again on closing.
         with contextlib.ExitStack() as opened:
             self._lines = _Whole(opened.enter_context(path.open("ab", buffering=0)))
@@ -162,7 +162,8 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
                 yield line + b"\n", record
 
 
-def _forget_after(path: Path, images_seen: int) -> None:
+def forget_after(path: Path, images_seen: int) -> None:
+    """Drop the lines of `path` about more than `images_seen` images, and a torn last line."""
     if not path.exists():
         return
     kept = [line for line, record in _whole_lines(path) if record["images"] <= images_seen]

@@ -1,17 +1,57 @@
 """The recipe: everything that a run is, as one frozen dataclass of its parts' options."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from vitgan.adversarial import BCR, R1, DiffAugment, Hinge, Logistic, Wasserstein
+from vitgan.adversarial import (
+    BCR,
+    R1,
+    Contrastive,
+    CutMix,
+    DiffAugment,
+    Drift,
+    GradientPenalty,
+    Hinge,
+    Logistic,
+    PathLength,
+    StrongAugment,
+    Wasserstein,
+)
 from vitgan.data import DataOptions
 from vitgan.engine.ema import EMAOptions
+from vitgan.engine.evaluation import EvaluationOptions
 from vitgan.engine.schedule import AdamOptions
 from vitgan.errors import UserError
-from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
+from vitgan.models import (
+    BigGANDiscriminatorOptions,
+    BigGANGeneratorOptions,
+    ContraDDiscriminatorOptions,
+    StyleGAN2DiscriminatorOptions,
+    StyleGAN2GeneratorOptions,
+    TransGANDiscriminatorOptions,
+    TransGANGeneratorOptions,
+    UNetDiscriminatorOptions,
+    VisionTransformerOptions,
+    ViTGANGeneratorOptions,
+)
 from vitgan.options import differences, from_dict, to_dict
 
 Precision = Literal["fp32", "bf16", "auto"]
+# Every part that a recipe can be made of.
+GeneratorOptions = (
+    ViTGANGeneratorOptions | StyleGAN2GeneratorOptions | BigGANGeneratorOptions | TransGANGeneratorOptions
+)
+DiscriminatorOptions = (
+    VisionTransformerOptions
+    | StyleGAN2DiscriminatorOptions
+    | BigGANDiscriminatorOptions
+    | TransGANDiscriminatorOptions
+    | ContraDDiscriminatorOptions
+    | UNetDiscriminatorOptions
+)
+Loss = Logistic | Hinge | Wasserstein
+Augment = DiffAugment | StrongAugment
+DiscriminatorTerm = BCR | R1 | GradientPenalty | Drift | Contrastive | CutMix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +60,8 @@ class TrainingOptions:
 
     batch: int = 128
     """Images of an update."""
+    generator_every: int = 1
+    """Discriminator updates for each generator update."""
     images: int | None = None
     """Stop after this many images."""
     minutes: float | None = None
@@ -44,7 +86,15 @@ class TrainingOptions:
     """Checkpoints kept, the newest."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "log_every", "sample_every", "sample_count", "checkpoint_every", "keep"):
+        for name in (
+            "batch",
+            "generator_every",
+            "log_every",
+            "sample_every",
+            "sample_count",
+            "checkpoint_every",
+            "keep",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"--training.{name.replace('_', '-')} must be at least 1.")
         for flag in ("images", "minutes", "training.threads"):
@@ -69,24 +119,48 @@ RESUMABLE = (
     "training.checkpoint_every",
     "training.checkpoint_minutes",
     "training.keep",
+    "evaluation.every",
+    "evaluation.features",
+    "evaluation.metrics",
+    "evaluation.count",
 )
 
 
+class RunRecipe:
+    """What the recipes of every kind of run share: frozen dataclasses of options, to JSON and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready object that `from_dict` reads back."""
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Self:
+        """Raises UserError, naming the field, where `value` is not a recipe of this kind."""
+        return from_dict(value, cls)
+
+    def conflicts(self, other: "RunRecipe") -> list[str]:
+        """'field: mine -> other' for each difference that keeps `other` from continuing a run of this one."""
+        lines = differences(self.to_dict(), other.to_dict())
+        return [line for line in lines if line.split(":")[0] not in RESUMABLE]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One run. `dataclasses.replace` makes an ablation of it."""
+class Recipe(RunRecipe):
+    """A GAN's run. `dataclasses.replace` makes an ablation of it."""
 
     name: str
     data: DataOptions
-    generator: ViTGANGeneratorOptions
-    discriminator: VisionTransformerOptions
-    loss: Logistic | Hinge | Wasserstein = field(default_factory=Logistic)
-    augment: DiffAugment = field(default_factory=DiffAugment)
-    terms: tuple[BCR | R1, ...] = ()
+    generator: GeneratorOptions
+    discriminator: DiscriminatorOptions
+    loss: Loss = field(default_factory=Logistic)
+    augment: Augment = field(default_factory=DiffAugment)
+    terms: tuple[DiscriminatorTerm, ...] = ()
+    generator_terms: tuple[PathLength, ...] = ()
     optimiser_generator: AdamOptions = field(default_factory=AdamOptions)
     optimiser_discriminator: AdamOptions = field(default_factory=AdamOptions)
     ema: EMAOptions = field(default_factory=EMAOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
     def __post_init__(self) -> None:
         clean = any(isinstance(t, BCR) and t.active and t.against == "clean" for t in self.terms)
@@ -95,17 +169,3 @@ class Recipe:
                 "bCR against clean images compares each image with itself when nothing is augmented: "
                 "set --terms.bcr.against augmented, or --augment to something."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready object that `from_dict` reads back."""
-        return to_dict(self)
-
-    @staticmethod
-    def from_dict(value: Any) -> "Recipe":
-        """Raises UserError, naming the field, where `value` is not a recipe."""
-        return from_dict(value, Recipe)
-
-    def conflicts(self, other: "Recipe") -> list[str]:
-        """'field: mine -> other' for each difference that keeps `other` from continuing a run of this one."""
-        lines = differences(self.to_dict(), other.to_dict())
-        return [line for line in lines if line.split(":")[0] not in RESUMABLE]

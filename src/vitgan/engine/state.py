@@ -1,5 +1,6 @@
 """Everything that training changes, and its way into named tensors and back."""
 
+import abc
 import copy
 from dataclasses import dataclass
 
@@ -10,17 +11,19 @@ from torch import Tensor, nn
 from vitgan.adversarial import Players
 from vitgan.data import ImageSet
 from vitgan.engine.recipe import Precision, Recipe
-from vitgan.models import Generator
+from vitgan.models import Discriminator, Generator
 
 
-@dataclass
-class State:
-    """Players, averaged generator and the clocks."""
+class NamedState(abc.ABC):
+    """Modules and the optimisers of some of them, as named tensors."""
 
-    players: Players
-    average: Generator
-    images_seen: int = 0
-    seconds: float = 0.0
+    @abc.abstractmethod
+    def _modules(self) -> dict[str, nn.Module]:
+        """By name."""
+
+    @abc.abstractmethod
+    def _optimisers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        """By name: an optimiser, and the module whose parameters it moves."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name: weights, spectral buffers, optimiser moments and step counts."""
@@ -49,6 +52,14 @@ class State:
                     optimiser.state[parameter] = {
                         k: v.to(parameter.device, copy=True) for k, v in found.items()
                     }
+
+
+@dataclass
+class State(NamedState):
+    """Players and the averaged generator."""
+
+    players: Players
+    average: Generator
 
     def _modules(self) -> dict[str, nn.Module]:
         players = self.players
@@ -80,7 +91,7 @@ def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -
     return State(players, average)
 
 
-def build_networks(recipe: Recipe, images: ImageSet | None) -> tuple[Generator, nn.Module]:
+def build_networks(recipe: Recipe, images: ImageSet | None) -> tuple[Generator, Discriminator]:
     """Generator and discriminator on the CPU, drawn from the seed; `images` gives the number of classes."""
     data = recipe.data
     classes = len(images.classes) if data.labels and images is not None else 0

@@ -3,19 +3,18 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from vitgan.adversarial import Game, train_step
 from vitgan.data import Batch, ImageSet, batches
 from vitgan.engine.checkpoint import load_newest, prune, save_checkpoint
-from vitgan.engine.ema import update_average
 from vitgan.engine.environment import environment
+from vitgan.engine.evaluation import EvaluationOptions, Watch
 from vitgan.engine.folder import check, claimed, unwritable
-from vitgan.engine.images import grid, save_png
+from vitgan.engine.images import save_png
 from vitgan.engine.interrupt import Interrupt, stop_on_signals
 from vitgan.engine.log import RunLog
 from vitgan.engine.memory import keep_freed_memory
@@ -23,9 +22,11 @@ from vitgan.engine.metrics import Diverged, StepMetrics
 from vitgan.engine.progress import Progress
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.report import write_report
-from vitgan.engine.state import State, activation_dtype, build_state, step_generator
+from vitgan.engine.schedule import AdamOptions
+from vitgan.engine.supervised import build_task
+from vitgan.engine.supervised_recipes import AnyRecipe
+from vitgan.engine.task import Task
 from vitgan.errors import UserError
-from vitgan.models import to_uint8
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -49,7 +50,7 @@ class Outcome:
     ended: Literal["complete", "interrupted"]
 
 
-def train(recipe: Recipe, folder: Path, *, device: torch.device, quiet: bool = False) -> Outcome:
+def train(recipe: AnyRecipe, folder: Path, *, device: torch.device, quiet: bool = False) -> Outcome:
     """Train `recipe` in `folder`, from its newest checkpoint if it has one, until its images or minutes.
 
     Raises UserError on a user's mistake, a full disk, or numbers that are not finite; the last checkpoint
@@ -62,10 +63,10 @@ def train(recipe: Recipe, folder: Path, *, device: torch.device, quiet: bool = F
     try:
         with ExitStack() as stack:
             stack.enter_context(threads(recipe.training.threads))
-            state = build_state(recipe, images, device)
+            task, images = build_task(recipe, images, device)
             stack.enter_context(claimed(folder, recipe))
             interrupt = stack.enter_context(stop_on_signals())
-            run = Run(recipe, folder, images, state, quiet)
+            run = Run(recipe, folder, images, task, device, quiet)
             stack.callback(run.close)
             try:
                 return run.train(interrupt)
@@ -91,50 +92,43 @@ def threads(count: int | None) -> Iterator[None]:
 class Run:
     """One run while it trains."""
 
-    def __init__(self, recipe: Recipe, folder: Path, images: ImageSet, state: State, quiet: bool) -> None:
-        self.recipe, self.folder, self.images, self.state = recipe, folder, images, state
-        self.options = recipe.training
-        self.device = device = next(state.average.parameters()).device
+    def __init__(
+        self, recipe: AnyRecipe, folder: Path, images: ImageSet, task: Task, device: torch.device, quiet: bool
+    ) -> None:
+        self.recipe, self.folder, self.images, self.task = recipe, folder, images, task
+        self.options, self.device = recipe.training, device
+        self.evaluation = recipe.evaluation if isinstance(recipe, Recipe) else EvaluationOptions()
+        self.images_seen, self.seconds = 0, 0.0
         self.metrics = StepMetrics()
         notes = self._resume()
-        self.saved_images = self.state.images_seen
-        self.log = RunLog(folder, self.state.images_seen)
+        self.saved_images = self.images_seen
+        self.log = RunLog(folder, self.images_seen)
         minutes = self.options.minutes
         self.progress = Progress(
-            images_seen=self.state.images_seen,
+            images_seen=self.images_seen,
             target_images=self.options.images,
             target_seconds=None if minutes is None else minutes * 60,
-            seconds=self.state.seconds,
+            seconds=self.seconds,
             quiet=quiet,
         )
         for note in notes:
             self.progress.message(note)
-        self.game = Game(
-            loss=recipe.loss,
-            augment=recipe.augment,
-            terms=tuple(term for term in recipe.terms if term.active),
-            dtype=activation_dtype(self.options.precision, device),
-        )
-        self.labels = self._sample_labels()
-        self.latents = self.state.average.latents(self.options.sample_count, seed=self.options.seed).to(
-            device
-        )
-        self._began = time.perf_counter() - self.state.seconds
-        self._logged = (self.state.images_seen, self.state.seconds)
-        self._saved_seconds = self.state.seconds
+        self.watch = self._watch()
+        self._began = time.perf_counter() - self.seconds
+        self._logged = (self.images_seen, self.seconds)
+        self._saved_seconds = self.seconds
 
     def train(self, interrupt: Interrupt) -> Outcome:
         """The loop."""
-        state, batch = self.state, self.options.batch
         if not self._finished():
             stream = batches(
                 self.images,
-                batch=batch,
+                batch=self.options.batch,
                 seed=self.options.seed,
-                images_seen=state.images_seen,
+                images_seen=self.images_seen,
                 device=self.device,
             )
-            if state.images_seen == 0:
+            if self.images_seen == 0:
                 self._sample()
             with closing(stream):
                 while not self._finished() and not interrupt:
@@ -143,86 +137,94 @@ class Run:
             self._save()
         ended = "complete" if self._finished() else "interrupted"
         self._end(ended, interrupt)
-        return Outcome(self.folder, state.images_seen, state.seconds, ended)
+        return Outcome(self.folder, self.images_seen, self.seconds, ended)
 
     def _step(self, batch: Batch) -> None:
-        recipe, state, size = self.recipe, self.state, self.options.batch
-        players, seen = state.players, state.images_seen
-        self.rates = {
-            "learning_rate_generator": recipe.optimiser_generator.set_rate(
-                players.optimiser_generator, seen, size
-            ),
-            "learning_rate_discriminator": recipe.optimiser_discriminator.set_rate(
-                players.optimiser_discriminator, seen, size
-            ),
-        }
-        rng = step_generator(self.options.seed, seen, self.device)
-        values = train_step(players, self.game, batch.images, batch.labels, rng, seen // size)
-        self.metrics.add(seen, values)
-        state.images_seen += size
-        update_average(state.average, players.generator, recipe.ema.decay(size, state.images_seen))
-        state.seconds = time.perf_counter() - self._began
+        values, self.rates = self.task.step(batch, self.images_seen)
+        self.metrics.add(self.images_seen, values)
+        self.images_seen += self.options.batch
+        self.seconds = time.perf_counter() - self._began
 
     def _after_step(self) -> None:
-        if self._due(self.options.log_every):
-            self._write_log()
+        scores = self._evaluate() if self.watch and self._due(self.evaluation.every) else {}
+        if scores or self._due(self.options.log_every):
+            self._write_log(scores)
         if self._due(self.options.sample_every):
             self._sample()
-        waited = self.state.seconds - self._saved_seconds
+        waited = self.seconds - self._saved_seconds
         if self._due(self.options.checkpoint_every) or waited > 60 * self.options.checkpoint_minutes:
             self._save()
 
-    def _due(self, every: int) -> bool:
+    def _watch(self) -> Watch | None:
+        """What scores the run while it trains, if its recipe asks for that."""
+        options = self.evaluation
+        if options.every is None or self.task.generator is None:
+            return None
+        return Watch(options, self.folder, self.images, self.device, self.images_seen)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Score, keep the checkpoint if it is the best, give what the log shows. No training time passes."""
+        assert self.watch is not None
+        assert self.task.generator is not None
+        start = time.perf_counter()
+        found = self.watch.score(self.task.generator, self.images_seen)
+        if self.watch.is_best(found):
+            description = self._description() | {"evaluation": found.to_dict()}
+            self.watch.keep(self.images_seen, self.task.tensors(), description)
+        self.progress.message(self.watch.line(found, self.images_seen))
+        self._began += time.perf_counter() - start
+        shown = {name: value for name, value in found.metrics.items() if not name.startswith("class_share")}
+        return {f"evaluation_{name}": value for name, value in shown.items()}
+
+    def _due(self, every: int | None) -> bool:
         """Whether the last step passed a multiple of `every` images."""
-        return self.state.images_seen % every < self.options.batch
+        return every is not None and self.images_seen % every < self.options.batch
 
     def _finished(self) -> bool:
         images, minutes = self.options.images, self.options.minutes
-        enough_images = images is not None and self.state.images_seen >= images
-        return enough_images or (minutes is not None and self.state.seconds >= 60 * minutes)
+        enough_images = images is not None and self.images_seen >= images
+        return enough_images or (minutes is not None and self.seconds >= 60 * minutes)
 
-    def _write_log(self) -> None:
+    def _write_log(self, scores: dict[str, float] | None = None) -> None:
         if not self.metrics:
             return
         values = self.metrics.read()
-        state, (images, seconds) = self.state, self._logged
-        speed = (state.images_seen - images) / max(state.seconds - seconds, 1e-9)
-        clocks = {"seconds": state.seconds, "step": state.images_seen // self.options.batch}
-        self.log.scalars(state.images_seen, clocks | {"images_per_second": speed} | values | self.rates)
-        self.progress.update(state.images_seen, state.seconds, values)
-        self._logged = (state.images_seen, state.seconds)
+        images, seconds = self._logged
+        speed = (self.images_seen - images) / max(self.seconds - seconds, 1e-9)
+        clocks = {"seconds": self.seconds, "step": self.images_seen // self.options.batch}
+        line = clocks | {"images_per_second": speed} | values | self.rates | (scores or {})
+        self.log.scalars(self.images_seen, line)
+        self.progress.update(self.images_seen, self.seconds, values)
+        self._logged = (self.images_seen, self.seconds)
 
     def _sample(self) -> None:
-        """A grid of the fixed latents by the averaged generator."""
-        with torch.no_grad():
-            images = self.state.average(self.latents, self.labels)
+        """A picture of what the task can do."""
         (self.folder / "samples").mkdir(exist_ok=True)
-        path = self.folder / "samples" / f"{self.state.images_seen:012d}.png"
-        save_png(path, grid(to_uint8(images)))
-        self.log.sample(self.state.images_seen, path)
-
-    def _sample_labels(self) -> torch.Tensor | None:
-        classes = self.state.average.classes
-        return torch.arange(self.options.sample_count, device=self.device) % classes if classes else None
+        path = self.folder / "samples" / f"{self.images_seen:012d}.png"
+        save_png(path, self.task.picture())
+        self.log.sample(self.images_seen, path)
 
     def _save(self) -> None:
         """A checkpoint, unless a number since the last one was not finite."""
         self._write_log()
-        if self.state.images_seen == self.saved_images:
+        if self.images_seen == self.saved_images:
             return
-        description = {
-            "seconds": self.state.seconds,
+        tensors = self.task.tensors()
+        if any(not torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise Diverged(f"a weight became NaN or infinite at image {self.images_seen}")
+        save_checkpoint(self.folder, self.images_seen, tensors, self._description())
+        prune(self.folder, self.options.keep, newest=self.images_seen)
+        self.saved_images, self._saved_seconds = self.images_seen, self.seconds
+
+    def _description(self) -> dict[str, Any]:
+        """What a checkpoint says beside its tensors."""
+        return {
+            "seconds": self.seconds,
             "recipe": self.recipe.to_dict(),
-            "classes": self.state.average.classes,
+            **self.task.facts(),
             "data": {"fingerprint": self.images.fingerprint, "images": len(self.images)},
             "environment": environment(self.device),
         }
-        tensors = self.state.tensors()
-        if any(not torch.isfinite(tensor).all() for tensor in tensors.values()):
-            raise Diverged(f"a weight became NaN or infinite at image {self.state.images_seen}")
-        save_checkpoint(self.folder, self.state.images_seen, tensors, description)
-        prune(self.folder, self.options.keep, newest=self.state.images_seen)
-        self.saved_images, self._saved_seconds = self.state.images_seen, self.state.seconds
 
     def _resume(self) -> list[str]:
         """Load the newest checkpoint that is whole; returns the lines to say about it."""
@@ -236,20 +238,19 @@ class Run:
                 f"{self.folder} was trained on other images ({description['data']['images']:,} then, "
                 f"{len(self.images):,} now): give the same --data, or another folder with --out."
             )
-        self.state.load(tensors)
-        self.state.images_seen, self.state.seconds = description["images"], description["seconds"]
-        return [*notes, f"Resuming {self.folder} at {self.state.images_seen:,} images."]
+        self.task.load(tensors)
+        self.images_seen, self.seconds = description["images"], description["seconds"]
+        return [*notes, f"Resuming {self.folder} at {self.images_seen:,} images."]
 
     def _end(self, ended: str, interrupt: Interrupt) -> None:
-        state = self.state
-        if state.images_seen and not (self.folder / "samples" / f"{state.images_seen:012d}.png").exists():
+        if self.images_seen and not (self.folder / "samples" / f"{self.images_seen:012d}.png").exists():
             self._sample()
         self.report(ended)
-        done = f"{state.images_seen:,} images in {state.seconds / 60:.1f} minutes"
+        done = f"{self.images_seen:,} images in {self.seconds / 60:.1f} minutes"
         if ended == "complete":
             self.progress.message(f"Done: {done}. Report: {self.folder / 'report.html'}")
         else:
-            saved = "saved" if state.images_seen else "nothing to save yet"
+            saved = "saved" if self.images_seen else "nothing to save yet"
             self.progress.message(
                 f"Stopped by {interrupt.signal_name}, {saved}: {done}. The same command goes on."
             )
@@ -267,10 +268,11 @@ class Run:
     def diverged(self, error: Diverged) -> UserError:
         """The sentence for numbers that are not finite, with the report written."""
         self.report(f"stopped: {error}")
+        parts = (f.name for f in fields(self.recipe) if isinstance(getattr(self.recipe, f.name), AdamOptions))
+        rates = [f"--{name.replace('_', '-')}.learning-rate" for name in parts]
         return UserError(
-            f"Training stopped: {error}. {self.saved_so_far()} Lower the learning rates "
-            "(--optimiser-generator.learning-rate, --optimiser-discriminator.learning-rate) "
-            "and use another --out."
+            f"Training stopped: {error}. {self.saved_so_far()} "
+            f"Lower the learning rate{'s' * (len(rates) > 1)} ({', '.join(rates)}) and use another --out."
         )
 
     def saved_so_far(self) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Generator(nn.Module, abc.ABC):
     """z (B, Z), labels (B,) or None -> images (B, C, R, R) in [-1, 1], by way of an intermediate latent w.
 
-    A system gives `mapping` (a module) and `synthesise`; `training_images` too where training draws more than z, as the
-    noise and the style mixing of StyleGAN2.
+    A system gives `mapping` (a module) and `synthesise`; `training_images` too where training draws more than
+    z, as the noise and the style mixing of StyleGAN2.
     """
 
     mapping: nn.Module

@@ -97,7 +97,8 @@ class MappingNetwork(nn.Module):
         w = F.rms_norm(z, z.shape[-1:], eps=1e-8)
         if self.label is not None:
             assert labels is not None
-            w = torch.cat((w, F.rms_norm(self.label(labels), z.shape[-1:], eps=1e-8)), -1)
+            embedding = self.label(labels).to(z.dtype)
+            w = torch.cat((w, F.rms_norm(embedding, z.shape[-1:], eps=1e-8)), -1)
         for layer in self.layers:
             w = F.leaky_relu(layer(w), 0.2)
         return w
@@ -108,8 +109,6 @@ class ViTGANGenerator(Generator):
 
     [choice] A tanh bounds the image; no source names the last activation.
     """
-
-    mapping: MappingNetwork
 
     def __init__(
         self, options: ViTGANGeneratorOptions, *, resolution: int, channels: int, classes: int = 0

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear, at_least_fp32
+from vitgan.nn.resample import Blur
 
 
 class Convolution(Linear):
@@ -51,6 +52,8 @@ class ModulatedConvolution(nn.Module):
     w'_oikl = s_i(w) w_oikl, each output channel divided by the norm of its w' with `demodulate`
     (arXiv 1912.04958, eq. 1-3). Scaling the input and the output channels instead of the weights is the same
     product and needs no convolution per sample. The weight has unit variance, times 1 / sqrt(C k^2).
+    With `up` the result is (B, O, 2H, 2W): the transposed convolution of stride 2, then a low pass whose gain
+    of 4 makes up for the zeros between the pixels.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class ModulatedConvolution(nn.Module):
         latent_width: int,
         *,
         demodulate: bool = True,
+        up: bool = False,
         linear: Callable[..., Linear] = Linear,
     ) -> None:
         super().__init__()
         self.demodulate = demodulate
+        self.blur = Blur(padding=(5 - kernel) // 2, gain=4) if up else None
         self.scale = 1 / math.sqrt(channels_in * kernel**2)
         self.weight = nn.Parameter(torch.randn(channels_out, channels_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels_out))
@@ -73,11 +78,16 @@ class ModulatedConvolution(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.style(w)  # (B, C)
         weight = self.weight * self.scale
-        out = F.conv2d(x * style[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] // 2)
+        out = self._convolved(x * style[:, :, None, None], weight.to(x.dtype))
         if self.demodulate:
             squared = at_least_fp32(style).square() @ weight.square().sum((2, 3)).mT  # (B, O)
             out = out * (squared + 1e-8).rsqrt().to(out.dtype)[:, :, None, None]
         return out + self.bias.to(x.dtype)[:, None, None]
+
+    def _convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.blur is None:
+            return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
 
 
 class ConvolutionalOutput(nn.Module):

@@ -1,25 +1,60 @@
 """Every run by name. The index is plain text, so that listing it imports no torch."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vitgan.errors import UserError
 
-if TYPE_CHECKING:
-    from vitgan.engine.recipe import Recipe
-
-# Name: (module of this package that holds `recipe(name)`, one line).
+# Name: (module of this package that holds `RECIPES[name]`, one line).
 INDEX = {
     "digits": ("digits", "real handwritten digits, 8x8 grey; about 4 minutes on 2 CPU cores"),
     "cifar10": ("cifar10", "CIFAR-10, 32x32, at the paper's size and settings; a GPU"),
     "cifar10-small": ("cifar10", "CIFAR-10, 32x32, a small ViTGAN for 20 minutes on 2 CPU cores"),
     "celeba": ("celeba", "CelebA, 64x64, at the paper's size and settings; a GPU"),
     "lsun-bedroom": ("lsun", "LSUN bedroom, 64x64, at the paper's size and settings; a GPU"),
+    "vit-classifier": ("classifier", "a ViT-Base that names the classes of CIFAR-10; a GPU"),
+    "vit-classifier-small": ("classifier", "a small ViT that reads handwritten digits; a minute on a CPU"),
+    "siren": ("siren", "a SIREN at the paper's size fits one image, 256x256; a GPU"),
+    "siren-small": ("siren", "a small SIREN fits a handwritten digit, 32x32; seconds on a CPU"),
+}
+
+# The tables' rows; each is a recipe too, BASE-ROW, as cifar10-stylegan2.
+BASES = ("digits", "cifar10-small", "cifar10", "celeba", "lsun-bedroom")
+ROWS = {
+    "architectures": {
+        "biggan-diffaug": "BigGAN + DiffAugment",
+        "stylegan2": "StyleGAN2",
+        "transgan-xl": "TransGAN-XL",
+        "vanilla-vit": "Vanilla-ViT",
+        "vitgan": "ViTGAN",
+        "stylegan2-d": "StyleGAN2-D + ViTGAN-G",
+        "contrad": "ViTGAN with a contrastive discriminator (ContraD)",
+        "unet-d": "ViTGAN with a U-Net discriminator",
+    },
+    "generator": {
+        "a-linear": "A, w added to the positions; linear output",
+        "a-neurrep": "A; implicit output (NeurRep)",
+        "b-linear": "B, w as one more token; linear output",
+        "b-neurrep": "B; implicit output (NeurRep)",
+        "c-linear": "C, w by self-modulated layer norms; linear output",
+        "c-neurrep": "C; implicit output (NeurRep): ViTGAN",
+    },
+    "discriminator": {
+        "all": "ViTGAN: all of them",
+        "no-diffaug": "without DiffAugment",
+        "no-bcr": "without bCR",
+        "dot-product": "dot-product attention in place of L2",
+        "l2-farthest": "L2 attention with the sign that the deck prints (erratum 1)",
+        "plain-spectral-norm": "plain spectral norm in place of the improved one",
+        "no-spectral-norm": "without spectral norm",
+        "no-overlap": "patches that do not overlap",
+        "none": "none of them: a plain ViT discriminator",
+    },
 }
 
 
 def names() -> list[str]:
-    """The recipes' names."""
+    """The recipes' names; the tables' rows are recipes beside these."""
     return list(INDEX)
 
 
@@ -28,9 +63,18 @@ def summary(name: str) -> str:
     return INDEX[name][1]
 
 
-def get(name: str) -> "Recipe":
-    """The recipe of that name. Raises UserError, listing the names, when there is none."""
-    if name not in INDEX:
-        raise UserError(f"There is no recipe {name!r}: choose one of {', '.join(INDEX)} (see `vitgan list`).")
-    module = import_module(f"vitgan.recipes.{INDEX[name][0]}")
-    return module.RECIPES[name]
+def get(name: str) -> Any:
+    """The recipe of that name: a Recipe, a ClassifierRecipe or a SirenRecipe.
+
+    Raises UserError, listing the names, when there is none.
+    """
+    if name in INDEX:
+        return import_module(f"vitgan.recipes.{INDEX[name][0]}").RECIPES[name]
+    for base in sorted(BASES, key=len, reverse=True):
+        row = name.removeprefix(f"{base}-")
+        if row != name and any(row in rows for rows in ROWS.values()):
+            return import_module("vitgan.recipes.rows").row_recipe(base, row)
+    raise UserError(
+        f"There is no recipe {name!r}: choose one of {', '.join(INDEX)}, or a row of a table, BASE-ROW "
+        "(see `vitgan list`)."
+    )

@@ -7,15 +7,35 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
-from vitgan.adversarial import BCR, R1, Hinge, Logistic, Wasserstein
+from vitgan.adversarial import (
+    BCR,
+    R1,
+    Contrastive,
+    CutMix,
+    Drift,
+    GradientPenalty,
+    Hinge,
+    Logistic,
+    PathLength,
+    Wasserstein,
+)
 from vitgan.engine.recipe import Recipe
+from vitgan.engine.supervised_recipes import AnyRecipe
 from vitgan.errors import UserError
 
 LOSSES = {"logistic": Logistic, "hinge": Hinge, "wasserstein": Wasserstein}
 # A term that a recipe lacks stands here with weight 0, so that a flag can bring it in.
-TERMS = {"bcr": BCR(real=0.0, fake=0.0), "r1": R1(gamma=0.0)}
+TERMS = {
+    "bcr": BCR(real=0.0, fake=0.0),
+    "r1": R1(gamma=0.0),
+    "gradient_penalty": GradientPenalty(weight=0.0),
+    "drift": Drift(weight=0.0),
+    "contrastive": Contrastive(real=0.0, fake=0.0),
+    "cutmix": CutMix(image=0.0, pixels=0.0, consistency=0.0),
+}
+GENERATOR_TERMS = {"path_length": PathLength(weight=0.0)}
 KINDS = {"None": "None", "INT": "a whole number", "FLOAT": "a number"}
 # No number of a recipe is negative; these are 1 at least, these are 1 at most, these are below 1.
 AT_LEAST_1 = {
@@ -36,6 +56,8 @@ AT_MOST_1 = {"translation", "colour", "cutout", "scaling", "flip", "shift", "hol
 BELOW_1 = {"beta1", "beta2"}
 MOST = 2**63 - 1  # of a whole number
 
+Kind = TypeVar("Kind", bound=AnyRecipe)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOptions:
@@ -45,7 +67,7 @@ class LossOptions:
     """Non-saturating logistic, hinge or Wasserstein."""
 
 
-def override(recipe: Recipe, arguments: Sequence[str], *, show: bool = False) -> Recipe:
+def override(recipe: Kind, arguments: Sequence[str], *, show: bool = False) -> Kind:
     """`recipe` with the settings that `arguments` name; `show` prints all of them and leaves with 0.
 
     Terms go by name, `--terms.r1.gamma 0.1`; one of weight 0 is left out. Raises UserError, in one line, for
@@ -94,14 +116,28 @@ def _check_range(flag: str, number: int | float) -> None:
         raise UserError(f"{flag} must be below 1, not {number}.")
 
 
-def _settings(recipe: Recipe) -> Any:
+def _settings(recipe: AnyRecipe) -> Any:
     """A dataclass instance of the recipe's parts, each of its own class."""
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "name"}
-    loss = next(name for name, cls in LOSSES.items() if type(recipe.loss) is cls)
-    parts["loss"] = LossOptions(name=loss)  # type: ignore[arg-type]
-    terms = TERMS | {type(term).__name__.lower(): term for term in recipe.terms}
-    parts["terms"] = _structure("Terms", terms)
+    if isinstance(recipe, Recipe):
+        parts |= _game(recipe)
     return _structure("Settings", parts)
+
+
+def _game(recipe: Recipe) -> dict[str, Any]:
+    """The loss by its name, and the terms by theirs."""
+    loss = next(name for name, cls in LOSSES.items() if type(recipe.loss) is cls)
+    return {
+        "loss": LossOptions(name=loss),  # type: ignore[arg-type]
+        "terms": _structure("Terms", _by_name(TERMS, recipe.terms)),
+        "generator_terms": _structure("GeneratorTerms", _by_name(GENERATOR_TERMS, recipe.generator_terms)),
+    }
+
+
+def _by_name(known: dict[str, Any], terms: tuple[Any, ...]) -> dict[str, Any]:
+    """`known`, each replaced by the recipe's own of its class."""
+    own = {type(term): term for term in terms}
+    return {name: own.get(type(term), term) for name, term in known.items()}
 
 
 def _structure(name: str, values: dict[str, Any]) -> Any:
@@ -109,11 +145,15 @@ def _structure(name: str, values: dict[str, Any]) -> Any:
     return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)(**values)
 
 
-def _recipe(recipe: Recipe, chosen: Any) -> Recipe:
+def _recipe(recipe: Kind, chosen: Any) -> Kind:
     parts = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    if not isinstance(recipe, Recipe):
+        return dataclasses.replace(recipe, **parts)
     parts["loss"] = LOSSES[chosen.loss.name]()
-    terms = [getattr(chosen.terms, field.name) for field in dataclasses.fields(chosen.terms)]
-    parts["terms"] = tuple(term for term in terms if term.active)
+    for group in ("terms", "generator_terms"):
+        options = parts[group]
+        terms = [getattr(options, field.name) for field in dataclasses.fields(options)]
+        parts[group] = tuple(term for term in terms if term.active)
     return dataclasses.replace(recipe, **parts)
 
 

@@ -1,0 +1,1 @@
+"""Commands of the command line, one a file: `add` declares the arguments, `run` does the work."""

@@ -1,0 +1,210 @@
+"""`vitgan evaluate`: a run's or a folder's generated images against real ones."""
+
+import argparse
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vitgan.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitgan.data import DataOptions, ImageSet
+    from vitgan.metrics import Evaluation
+    from vitgan.models import Generator
+
+SUMMARY = "measure a run's images against real ones: FID, IS, KID, precision and recall"
+SHOWN_CLASSES = 20  # of more, only the smallest and the largest share are printed
+EPILOG = (
+    "The metrics: fid (Frechet distance), is (score of the class probabilities), kid (kernel distance), "
+    "prdc (precision, recall, density, coverage). With --features classifier none of them is the FID or IS "
+    "of the literature. Numbers may be compared where the protocol's key is the same."
+)
+
+
+class Compared(NamedTuple):
+    """The real set, how it was brought to size, and what is measured: a generator, or images (M, C, R, R)."""
+
+    real: "ImageSet"
+    resize: str | None
+    generated: "Generator | Tensor"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder, a checkpoint, or a folder, .zip, .npy, .npz of images"
+    )
+    parser.add_argument("--data", metavar="SOURCE", help="the real images (what the run was trained on)")
+    parser.add_argument(
+        "--metrics", metavar="M,…", help="of fid,is,kid,prdc (all that the number of images allows)"
+    )
+    parser.add_argument(
+        "--features",
+        default="inception",
+        metavar="F",
+        help="inception, classifier, a file of Inception weights, or an extractor of torch-fidelity's",
+    )
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="generated images (as many as real, at most 50,000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the latents and choices (0)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
+    parser.add_argument(
+        "--resize", action="store_true", help="bring other real images to size, as in training"
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write protocol and numbers there")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.epilog = EPILOG
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the numbers and their protocol. Raises UserError, in one sentence."""
+    if options.count is not None and options.count < 1:
+        raise UserError(f"--count must be at least 1, not {options.count}.")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed must be at least 0, and less than 2^63, not {options.seed}.")
+    from vitgan.metrics import protocol
+
+    metrics = None if options.metrics is None else protocol.parse_metrics(options.metrics)
+    evaluation = _evaluate(options, metrics)
+    _print(evaluation)
+    if options.json is not None:
+        from vitgan.metrics.cache import replacing
+
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, metrics: "tuple[str, ...] | None") -> "Evaluation":
+    from torch import Tensor
+
+    from vitgan.engine.train import choose_device
+    from vitgan.metrics import Evaluator, protocol
+
+    device = choose_device(options.device)
+    real, resize, generated = _open(options)
+    reals = min(len(real), protocol.MOST)
+    fakes = len(generated) if isinstance(generated, Tensor) else options.count or reals
+    evaluator = Evaluator(
+        real,
+        features=options.features,
+        metrics=protocol.possible_metrics(reals, fakes) if metrics is None else metrics,
+        count=fakes,
+        seed=options.seed,
+        device=device,
+        quiet=options.quiet,
+        resize=resize,
+    )
+    if isinstance(generated, Tensor):
+        return evaluator.score_images(generated)
+    return evaluator.score(generated.to(device))
+
+
+def _open(options: argparse.Namespace) -> Compared:
+    path = Path(options.run).expanduser()
+    if any((path / name).exists() for name in ("checkpoint.json", "checkpoints", "recipe.json")):
+        return _open_run(path, options)
+    if not path.exists():
+        raise UserError(
+            f"There is no {options.run}: pass a run folder, a checkpoint, or a folder, .zip, .npy or .npz of "
+            "generated images."
+        )
+    if options.data is None:
+        raise UserError(
+            f"{options.run} is a set of images, not a run: name the real images to compare them with, "
+            "--data SOURCE."
+        )
+    return _open_images(options)
+
+
+def _open_run(path: Path, options: argparse.Namespace) -> Compared:
+    from vitgan.engine.folder import load_generator
+    from vitgan.metrics.images import shown, survey
+
+    generator = load_generator(path)
+    data, fingerprint = _trained_on(path)
+    real = replace(data, source=options.data or data.source, labels=False).build()
+    if real.fingerprint == fingerprint:
+        return Compared(real, None, generator)
+    size = (data.resolution, data.resolution)
+    if options.resize:
+        return Compared(real, _brought_to(data.resolution), generator)
+    other = [found for found in survey(real.name).sizes if found != size]
+    if other:
+        raise UserError(
+            f"{real.name} has pictures of {shown(other[0])} pixels, and the run draws {shown(size)}: pass "
+            "the set that it was trained on, or --resize."
+        )
+    return Compared(real, _untouched(data.resolution), generator)
+
+
+def _trained_on(path: Path) -> "tuple[DataOptions, str]":
+    """The data of the run, and the fingerprint of its set; `load_generator` has found a whole checkpoint."""
+    from vitgan.engine.checkpoint import DESCRIPTION, DamagedCheckpoint, checkpoints, load_description
+    from vitgan.engine.recipe import Recipe
+
+    folders = [path] if (path / DESCRIPTION).exists() else reversed(checkpoints(path))
+    for folder in folders:
+        with contextlib.suppress(DamagedCheckpoint):
+            description = load_description(folder)
+            return Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
+    raise UserError(f"The checkpoints of {path} are damaged.")
+
+
+def _open_images(options: argparse.Namespace) -> Compared:
+    """Two sets of pictures: grey where all of both are, else RGB."""
+    from vitgan.data import DataOptions
+    from vitgan.metrics.images import shown, survey
+
+    fake, real = survey(options.run), survey(options.data)
+    side = fake.side(options.run)
+    if not options.resize and real.side(options.data) != side:
+        raise UserError(
+            f"{options.data} has pictures of {shown(real.sizes[0])} pixels, and {options.run} of "
+            f"{shown(fake.sizes[0])}: pass images of one size, or --resize."
+        )
+    channels = 1 if fake.grey and real.grey else 3
+    data = DataOptions(source=options.data, resolution=side, channels=channels)
+    resize = _brought_to(side) if options.resize else _untouched(side)
+    return Compared(data.build(), resize, _drawn(replace(data, source=options.run).build(), options))
+
+
+def _drawn(images: "ImageSet", options: argparse.Namespace) -> "Tensor":
+    """The generated images that are measured: all up to --count or 50,000, else a choice by the seed."""
+    from vitgan.metrics.protocol import MOST
+    from vitgan.metrics.statistics import chosen
+
+    if options.count is not None and options.count > len(images):
+        raise UserError(
+            f"{images.name} has {len(images)} images, fewer than --count {options.count}: ask for fewer."
+        )
+    return images.get(chosen(len(images), options.count or MOST, options.seed).tolist())
+
+
+def _brought_to(side: int) -> str:
+    return f"--resize: centre square, Lanczos down or bicubic up, to {side} x {side}"
+
+
+def _untouched(side: int) -> str:
+    return f"none: every picture has {side} x {side} pixels"
+
+
+def _print(evaluation: "Evaluation") -> None:
+    """Numbers, then the protocol, one a line; very many classes are left to --json."""
+    shares = [name for name in evaluation.metrics if name.startswith("class_share_")]
+    hidden = set(shares) if len(shares) > SHOWN_CLASSES else set()
+    numbers = {name: f"{value:.6g}" for name, value in evaluation.metrics.items() if name not in hidden}
+    facts = evaluation.protocol.to_dict()
+    facts.update(facts.pop("settings"))
+    width = max(map(len, [*numbers, *facts]))
+    for name, value in numbers.items():
+        print(f"{name:{width}}  {value}")
+    print("\nprotocol")
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")

@@ -1,0 +1,41 @@
+"""`vitgan sample`: draw images from a trained run."""
+
+import argparse
+from pathlib import Path
+
+from vitgan.errors import UserError
+
+SUMMARY = "draw images from a trained run"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
+    parser.add_argument("--count", type=int, default=64, metavar="N", help="images to draw (64)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the latents (0)")
+    parser.add_argument(
+        "--truncation", type=float, default=1.0, metavar="T", help="pull toward the mean, 0 to 1 (1)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help=".png: a grid; .npz: an array; else a folder of PNGs",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    if options.count < 1:
+        raise UserError(f"--count must be at least 1, not {options.count}.")
+    if not 0 <= options.truncation <= 1:
+        raise UserError(f"--truncation must be from 0 to 1, not {options.truncation}.")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed must be at least 0, and less than 2^63, not {options.seed}.")
+    from vitgan import load
+    from vitgan.engine.images import save_images
+
+    images = load(options.run).sample(options.count, seed=options.seed, truncation=options.truncation)
+    save_images(options.out, images)
+    return 0

@@ -1,0 +1,53 @@
+"""`vitgan train`: train a recipe, or go on training it."""
+
+import argparse
+from pathlib import Path
+
+from vitgan import recipes
+
+SUMMARY = "train a recipe, or go on training it"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument(
+        "recipe", nargs="?", default="digits", metavar="RECIPE", help="see `vitgan list` (digits)"
+    )
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="digits, cifar10, a folder or .zip of images, .npy, .npz"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (runs/RECIPE)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes of training in all")
+    parser.add_argument("--images", type=int, metavar="N", help="stop after N images seen in all")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random (0)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), help="of the activations")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--settings", action="store_true", help="list every setting --PART.FIELD of the recipe with its value"
+    )
+    parser.epilog = "Every other setting of the recipe: --PART.FIELD VALUE, as --generator.width 192."
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    recipe = recipes.get(options.recipe)  # an unknown name is said before torch is imported
+    from vitgan.recipes.overrides import override
+
+    given = {
+        "--data.source": options.data,
+        "--training.minutes": options.minutes,
+        "--training.images": options.images,
+        "--training.seed": options.seed,
+        "--training.precision": options.precision,
+    }
+    if options.images is not None and options.minutes is None:
+        given["--training.minutes"] = "None"  # the recipe's own end would come in between
+    if options.minutes is not None and options.images is None:
+        given["--training.images"] = "None"
+    flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    recipe = override(recipe, [*flags, *options.overrides], show=options.settings)
+    from vitgan import train
+
+    outcome = train(recipe, out=options.out, device=options.device, quiet=options.quiet)
+    return 0 if outcome.ended == "complete" else 130

@@ -1,0 +1,145 @@
+"""What is inspected: a run's networks, as they are and as they began, and real and generated images.
+
+Shapes: N images, C channels, R resolution.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitgan.data import ImageSet
+from vitgan.engine.folder import read_run as read_checkpoint
+from vitgan.engine.recipe import Recipe
+from vitgan.engine.state import build_networks
+from vitgan.errors import UserError
+from vitgan.models import Generator
+
+BATCH = 16  # images of one pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """All in eval mode, on one device; the parameters are frozen."""
+
+    recipe: Recipe
+    images_seen: int
+    generator: Generator
+    """With the averaged weights."""
+    discriminator: nn.Module
+    generator_at_start: nn.Module
+    discriminator_at_start: nn.Module
+    real: Tensor
+    """(N, C, R, R) in [-1, 1]."""
+    fake: Tensor
+    """(N, C, R, R) in [-1, 1], of the labels of `real` where there are any."""
+    labels: Tensor | None
+    """(N,)"""
+    latents: Tensor
+    """(N, Z), of `fake`."""
+
+
+def load_subject(
+    run: Path, *, data: str | None, count: int, seed: int, device: torch.device | str
+) -> Subject:
+    """The subject of a run folder or a checkpoint's folder, with `count` images a kind, drawn by the seed.
+
+    data: another source of real images than the run's. Raises UserError where there is no whole checkpoint,
+    its weights are not finite, or the source lacks images.
+    """
+    tensors, description = read_checkpoint(run)
+    recipe = Recipe.from_dict(description["recipe"])
+    images = _open(recipe, data, count, description["classes"])
+    _check_group(recipe, count)
+    networks = _networks(recipe, images, tensors, run)
+    for network in networks.values():
+        network.eval().requires_grad_(False).to(device)
+    generator = networks["generator"]
+    real, labels = _real(images, count, seed)
+    latents = generator.latents(count, seed=seed).to(device)
+    labels = None if labels is None else labels.to(device)
+    return Subject(
+        recipe=recipe,
+        images_seen=description["images"],
+        real=real.to(device),
+        fake=_fakes(generator, latents, labels),
+        labels=labels,
+        latents=latents,
+        **networks,
+    )
+
+
+def parts(count: int) -> list[slice]:
+    """Slices of at most BATCH that cover `count`."""
+    return [slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+
+
+def pick(labels: Tensor | None, part: slice) -> Tensor | None:
+    """A part of the labels, None where there are none."""
+    return None if labels is None else labels[part]
+
+
+def _open(recipe: Recipe, data: str | None, count: int, classes: int) -> ImageSet:
+    # Read as needed: decoding a whole set for a few images would take minutes.
+    options = replace(recipe.data, source=data or recipe.data.source, memory_mib=0)
+    images = options.build()
+    if len(images) < count:
+        raise UserError(
+            f"{images.name} has {len(images)} images, fewer than --count {count}: set --count {len(images)}."
+        )
+    if len(images.classes) != classes:
+        raise UserError(
+            f"{images.name} has {len(images.classes)} classes, the run {classes}: pass the run's own data."
+        )
+    return images
+
+
+def _check_group(recipe: Recipe, count: int) -> None:
+    group = getattr(recipe.discriminator, "group", 1)
+    if count % group:
+        raise UserError(
+            f"--count {count} is not a multiple of {group}, the images that this discriminator compares with "
+            f"each other: set --count {max(count - count % group, group)}."
+        )
+
+
+def _networks(recipe: Recipe, images: ImageSet, tensors: dict[str, Tensor], run: Path) -> dict[str, Any]:
+    """The four networks, by their fields in Subject."""
+    at_start = build_networks(recipe, images)
+    generator, discriminator = copy.deepcopy(at_start)
+    _load(generator, tensors, "average", run)
+    _load(discriminator, tensors, "discriminator", run)
+    return {
+        "generator": generator,
+        "discriminator": discriminator,
+        "generator_at_start": at_start[0],
+        "discriminator_at_start": at_start[1],
+    }
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor], part: str, run: Path) -> None:
+    weights = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
+    if any(not torch.isfinite(t).all() for t in weights.values()):
+        raise UserError(
+            f"The {part} in {run} has weights that are not finite: inspect an earlier checkpoint."
+        )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip().rstrip(".")
+        raise UserError(f"The weights in {run} do not fit its recipe: {reason}.") from error
+
+
+def _real(images: ImageSet, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
+    labels = None if images.labels is None else images.labels[torch.from_numpy(chosen)]
+    return images.get(chosen.tolist()).float() / 127.5 - 1, labels
+
+
+@torch.no_grad()
+def _fakes(generator: nn.Module, latents: Tensor, labels: Tensor | None) -> Tensor:
+    return torch.cat([generator(latents[part], pick(labels, part)).float() for part in parts(len(latents))])

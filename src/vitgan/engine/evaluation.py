@@ -1,0 +1,107 @@
+"""Scores of a run while it trains, and its best checkpoint."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitgan.data import ImageSet
+from vitgan.engine.checkpoint import DamagedCheckpoint, load_description, numbered, write_checkpoint
+from vitgan.engine.log import forget_after
+from vitgan.errors import UserError
+from vitgan.metrics import Evaluation, Evaluator, headline
+from vitgan.metrics.protocol import check_metrics
+from vitgan.models import Generator
+
+EVALUATIONS, BEST = "evaluations.jsonl", "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What a run measures of itself, how often."""
+
+    every: int | None = None
+    """Images between two evaluations; None for none."""
+    features: str = "inception"
+    """inception, classifier, a file of Inception weights, or an extractor registered in torch-fidelity."""
+    metrics: str = "fid"
+    """Of fid, is, kid, prdc, separated by commas; fid, which picks the best checkpoint, among them."""
+    count: int = 10_000
+    """Generated images of an evaluation."""
+
+    def __post_init__(self) -> None:
+        names = check_metrics([word.strip() for word in self.metrics.split(",") if word.strip()])
+        if self.every is not None and self.every < 1:
+            raise UserError("--evaluation.every must be at least 1.")
+        if self.count < 1:
+            raise UserError("--evaluation.count must be at least 1.")
+        if "fid" not in names:
+            raise UserError("--evaluation.metrics needs fid: the Frechet distance picks the best checkpoint.")
+
+
+class Watch:
+    """Evaluates a run's generator and keeps the checkpoint that scored best, under `RUN/best/`."""
+
+    def __init__(
+        self,
+        options: EvaluationOptions,
+        folder: Path,
+        images: ImageSet,
+        device: torch.device,
+        images_seen: int,
+    ) -> None:
+        self.folder = folder
+        forget_after(folder / EVALUATIONS, images_seen)
+        self.evaluator = Evaluator(
+            images,
+            features=options.features,
+            metrics=options.metrics.split(","),
+            count=options.count,
+            device=device,
+        )
+
+    def score(self, generator: Generator, images_seen: int) -> Evaluation:
+        """Measures, and appends the numbers with their protocol to `evaluations.jsonl`."""
+        found = self.evaluator.score(generator)
+        line = json.dumps({"images": images_seen, **found.to_dict()})
+        with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        return found
+
+    def line(self, found: Evaluation, images_seen: int) -> str:
+        """What the run says of an evaluation."""
+        name, value = headline(found.metrics)
+        facts = found.protocol
+        return (
+            f"{images_seen:,} images: {name} {value:.4g} ({facts.features}, {facts.fakes:,} fakes against "
+            f"{facts.reals:,} reals, protocol {facts.key()})"
+        )
+
+    def is_best(self, found: Evaluation) -> bool:
+        """Whether it is below every earlier one of its protocol; a number that is not finite never is."""
+        best = best_evaluation(self.folder)
+        _, value = headline(found.metrics)
+        if best is None or best["protocol"]["key"] != found.protocol.key():
+            return value == value
+        return value < headline(best["metrics"])[1]
+
+    def keep(self, images_seen: int, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+        """Write the best checkpoint, then delete the one that was."""
+        place = self.folder / BEST
+        write_checkpoint(place / f"{images_seen:012d}", images_seen, tensors, description)
+        for old in numbered(place):
+            if int(old.name) != images_seen:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def best_evaluation(folder: Path) -> dict[str, Any] | None:
+    """The evaluation of the run's best checkpoint; None when there is none that is whole."""
+    for checkpoint in reversed(numbered(folder / BEST)):
+        try:
+            return load_description(checkpoint)["evaluation"]
+        except DamagedCheckpoint:
+            continue
+    return None

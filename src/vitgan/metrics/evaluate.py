@@ -1,0 +1,191 @@
+"""Measure generated images against a set of real ones, whose statistics are computed once.
+
+Shapes: N real images, M generated images, C channels, R resolution, F features.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitgan.data import ImageSet
+from vitgan.errors import UserError
+from vitgan.metrics import statistics
+from vitgan.metrics.cache import Cache, key_of
+from vitgan.metrics.classifier import ClassifierOptions, obtain
+from vitgan.metrics.features import (
+    ClassifierExtractor,
+    Extractor,
+    Opening,
+    import_fidelity,
+    open_fidelity,
+)
+from vitgan.metrics.images import RealImages
+from vitgan.metrics.protocol import METRICS, MOST, Evaluation, Protocol, check_counts, check_metrics
+from vitgan.metrics.statistics import Features
+from vitgan.models import Generator
+
+# With classifier features nothing bears the name of a number of the literature.
+CLASSIFIER_NAMES = {
+    "fid": "classifier_frechet_distance",
+    "is": "classifier_score",
+    "is_std": "classifier_score_std",
+    "kid": "classifier_kernel_distance",
+    "kid_std": "classifier_kernel_distance_std",
+    "precision": "classifier_precision",
+    "recall": "classifier_recall",
+    "density": "classifier_density",
+    "coverage": "classifier_coverage",
+}
+
+
+class Evaluator:
+    """Scores generators against `real`: all of its images up to 50,000, else 50,000 chosen by the seed.
+
+    `features` is inception, classifier, an extractor registered in torch-fidelity, or a file of Inception
+    weights; `count` the number of generated images, by default that of the real ones. What the real images
+    give is computed here, once, or read from the `cache` (by default `cache_folder()`). `resize` is what
+    the protocol says of how they came to size.
+    Raises UserError, in one sentence, where something cannot be measured.
+    """
+
+    def __init__(
+        self,
+        real: ImageSet,
+        *,
+        features: str = "classifier",
+        metrics: Iterable[str] = METRICS,
+        count: int | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        cache: Path | None = None,
+        quiet: bool = True,
+        resize: str | None = None,
+        classifier: ClassifierOptions | None = None,
+    ) -> None:
+        self.real, self.seed, self.device = RealImages(real, seed), seed, torch.device(device)
+        self.metrics, self.quiet = check_metrics(list(metrics)), quiet
+        self.count = min(len(real), MOST) if count is None else count
+        if self.count < 1:
+            raise UserError(f"--count must be at least 1, not {self.count}.")
+        check_counts(self.metrics, reals=len(self.real), fakes=self.count)
+        self._resolution, self._channels = real.options.resolution, real.options.channels
+        side = f"{self._resolution} x {self._resolution}"
+        self._resize = resize or f"as in training: centre square, Lanczos down or bicubic up, to {side}"
+        self._version = import_fidelity().__version__
+        self._cache = Cache(cache)
+        self.extractor = self._open(features, classifier or ClassifierOptions())
+        self._reals = self._real_features()
+
+    def score(self, generator: Generator) -> Evaluation:
+        """Of `count` images that the generator draws from the seed."""
+        return self.score_images(generator.sample(self.count, seed=self.seed))
+
+    def score_images(self, images: Tensor) -> Evaluation:
+        """Of generated images, uint8 (M, C, R, R)."""
+        shape = (self._channels, self._resolution, self._resolution)
+        if images.shape[1:] != shape:
+            raise UserError(
+                f"The generated images have the shape {tuple(images.shape[1:])} and the real ones {shape} "
+                "(channels, height, width): compare images of one shape."
+            )
+        assert images.dtype == torch.uint8, "images are uint8"
+        check_counts(self.metrics, reals=len(self.real), fakes=len(images))
+        batches = images.split(self.extractor.batch)
+        layers = sorted({self.extractor.layers[metric] for metric in self.metrics})
+        fakes = self._extract(batches, len(images), layers, "generated")
+        return Evaluation(self.protocol(len(images)), self._numbers(fakes))
+
+    def protocol(self, fakes: int) -> Protocol:
+        """The protocol of a measurement on so many generated images."""
+        facts = {**statistics.settings(len(self.real), fakes), **self.extractor.facts}
+        if self._reals.moments:
+            size = len(self._reals.moments["mu"])
+            facts["covariance"] = "full" if min(len(self.real), fakes) > size else "singular"
+        return Protocol(
+            features=self.extractor.name,
+            features_sha=self.extractor.sha,
+            real=self.real.images.name,
+            real_sha=self.real.sha[:16],
+            reals=len(self.real),
+            fakes=fakes,
+            resolution=self._resolution,
+            channels=self._channels,
+            resize=self._resize,
+            seed=self.seed,
+            settings=facts,
+            torch_fidelity=self._version,
+        )
+
+    def _open(self, features: str, classifier: ClassifierOptions) -> Extractor:
+        if features != "classifier":
+            opening = Opening(
+                metrics=self.metrics, resolution=self._resolution, device=self.device, quiet=self.quiet
+            )
+            return open_fidelity(features, opening)
+        self.classes = self.real.classes()
+        trained = obtain(
+            torch.cat(list(self.real.batches())),
+            self.real.labels(),
+            classes=len(self.classes),
+            pixels_sha=self.real.sha,
+            options=classifier,
+            cache=self._cache,
+            device=self.device,
+            quiet=self.quiet,
+        )
+        return ClassifierExtractor(trained, self.device)
+
+    def _real_features(self) -> Features:
+        """Of the layers that some metric reads of the real images; out of the cache where they are there."""
+        score_reads_real = self.extractor.name == "classifier"
+        layers = sorted({self.extractor.layers[m] for m in self.metrics if m != "is" or score_reads_real})
+        moments = "fid" in self.metrics
+        key = key_of(
+            version=1,
+            pixels=self.real.sha,
+            extractor=self.extractor.identity,
+            layers=layers,
+            moments=moments,
+            torch_fidelity=self._version,
+        )
+        if not layers:
+            return Features({}, {})
+        if (entry := self._cache.load("real", key)) is not None:
+            return Features.from_tensors(entry[0])
+        found = self._extract(self.real.batches(), len(self.real), layers, "real")
+        self._cache.save("real", key, found.to_tensors(), {"source": self.real.images.name})
+        return found
+
+    def _extract(self, batches: Iterable[Tensor], count: int, layers: list[str], kind: str) -> Features:
+        from tqdm import tqdm
+
+        parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        hidden = self.quiet or None  # None: shown on a terminal alone
+        with tqdm(total=count, desc=f"{kind} images", file=sys.stderr, disable=hidden, leave=False) as bar:
+            for batch in (part for read in batches for part in read.split(self.extractor.batch)):
+                found = self.extractor.features(batch)
+                for layer in layers:
+                    parts[layer].append(found[layer])
+                bar.update(len(batch))
+        features = {layer: torch.cat(part) for layer, part in parts.items()}
+        if "fid" not in self.metrics:
+            return Features(features, {})
+        return Features(features, statistics.mean_and_covariance(features[self.extractor.layers["fid"]]))
+
+    def _numbers(self, fakes: Features) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        layers = self.extractor.layers
+        for metric in self.metrics:
+            numbers.update(
+                statistics.measure(metric, self._reals, fakes, layer=layers[metric], seed=self.seed)
+            )
+        if self.extractor.name != "classifier":
+            return numbers
+        named = {CLASSIFIER_NAMES[name]: value for name, value in numbers.items()}
+        if "is" not in self.metrics:
+            return named
+        named["classifier_score_real"], _ = statistics.inception_score(self._reals.layers[layers["is"]])
+        return {**named, **statistics.class_histogram(fakes.layers[layers["is"]], self.classes)}

@@ -1,0 +1,131 @@
+"""The table's pictures: samples by row, and the discriminators' gradient norms.
+
+Shapes: N images, C channels, R resolution.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
+from torch import Tensor
+
+from vitgan.engine.checkpoint import checkpoints
+from vitgan.engine.folder import load_generator
+from vitgan.engine.images import grid
+from vitgan.engine.log import read_log, replacing
+from vitgan.tables.content import leading
+from vitgan.tables.plan import Plan
+
+SHOWN = 16  # samples of a row
+COLUMNS = 3  # panels beside each other
+DOTS_PER_INCH = 120
+COLOUR, OTHERS, WRONG = "#2f86c9", "#c4c4c4", "#cf4a5a"
+NORM = "gradient_norm_discriminator"
+
+
+def write_figures(plan: Plan, table: dict[str, Any]) -> None:
+    """Write `table.png` and `gradient_norms.png` into the plan's folder."""
+    _save(plan.out / "table.png", samples(plan, table))
+    _save(plan.out / "gradient_norms.png", gradient_norms(plan, table))
+
+
+def samples(plan: Plan, table: dict[str, Any]) -> Figure:
+    """A strip of each row's samples from the same seed, under a strip of real images."""
+    strips: list[tuple[str, Tensor | None, str]] = [("real images", _real(plan), "")]
+    for row in table["rows"]:
+        images = None
+        if checkpoints(plan.folder(row["row"])):
+            generator = load_generator(plan.folder(row["row"]))
+            images = generator.sample(SHOWN, seed=plan.request.seed)
+        strips.append((row["label"], images, _caption(row)))
+    figure = Figure(figsize=(13, 0.62 * len(strips) + 0.2), layout="constrained")
+    panels = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
+    for axes, strip in zip(panels, strips, strict=True):
+        _strip(axes, plan, *strip)
+    return figure
+
+
+def _strip(axes: Axes, plan: Plan, label: str, images: Tensor | None, caption: str) -> None:
+    """images uint8 (N, C, R, R), or None where there are none."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    shown = _blank(plan) if images is None else images
+    axes.imshow(grid(shown, columns=SHOWN), cmap="gray", vmin=0, vmax=255)
+    if images is None:
+        axes.text(0.5, 0.5, "no checkpoint", ha="center", va="center", transform=axes.transAxes, color=WRONG)
+    outside = {"transform": axes.transAxes, "va": "center", "fontsize": 9}
+    axes.text(-0.01, 0.5, label, ha="right", **outside)
+    axes.text(1.01, 0.5, caption, ha="left", **outside)
+
+
+def _blank(plan: Plan) -> Tensor:
+    """Light squares in place of samples, uint8 (N, C, R, R)."""
+    form = plan.images.options
+    return torch.full((SHOWN, form.channels, form.resolution, form.resolution), 240, dtype=torch.uint8)
+
+
+def _caption(row: dict[str, Any]) -> str:
+    number = leading(row["metrics"]).replace("frechet", "Fréchet") if row["metrics"] else ""
+    ending = {"diverged": f"diverged at image {row['diverged_at'] or 0:,}", "failed": "failed"}
+    return "\n".join(filter(None, (number.replace(" distance", "\ndistance"), ending.get(row["status"]))))
+
+
+def _real(plan: Plan) -> Tensor:
+    """SHOWN real images by the seed, uint8 (N, C, R, R)."""
+    draws = torch.Generator().manual_seed(plan.request.seed)
+    return plan.images.get(torch.randperm(len(plan.images), generator=draws)[:SHOWN].tolist())
+
+
+def gradient_norms(plan: Plan, table: dict[str, Any]) -> Figure:
+    """The norm of D's gradient over images seen, a panel for each row, the other rows behind it in grey."""
+    curves = {row["label"]: _curve(plan.folder(row["row"])) for row in table["rows"]}
+    columns = min(COLUMNS, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(4.2 * columns + 0.4, 2.3 * rows + 0.7), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in panels.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, row in zip(panels.flat, table["rows"], strict=False):
+        _panel(axes, row, curves)
+    for k, axes in enumerate(panels.flat[: len(curves)]):
+        axes.xaxis.set_tick_params(labelbottom=k + columns >= len(curves))
+    figure.suptitle("Norm of the discriminator's gradient over images seen", fontsize=10)
+    figure.supxlabel("images seen; each point is the mean of the steps since the last", fontsize=9)
+    return figure
+
+
+def _panel(axes: Axes, row: dict[str, Any], curves: dict[str, tuple[list[float], list[float]]]) -> None:
+    for label, (images, norms) in curves.items():
+        if label != row["label"]:
+            axes.plot(images, norms, color=OTHERS, linewidth=0.7, zorder=1)
+    images, norms = curves[row["label"]]
+    axes.plot(images, norms, color=COLOUR, linewidth=1.3, marker="o" if len(images) == 1 else "", zorder=3)
+    if row["diverged_at"] is not None:
+        axes.axvline(row["diverged_at"], color=WRONG, linewidth=1, linestyle="--")
+    said = f", largest {max(norms):.3g}" if norms else ", no finite value"
+    diverged = "" if row["diverged_at"] is None else f", diverged at {row['diverged_at']:,}"
+    axes.set_title(f"{row['label']}{said}{diverged}", fontsize=9)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.2)
+    axes.tick_params(labelsize=8)
+
+
+def _curve(folder: Path) -> tuple[list[float], list[float]]:
+    """Images seen and norm, where it is finite and above zero."""
+    lines = read_log(folder)
+    points = [(line["images"], line[NORM]) for line in lines if math.isfinite(line.get(NORM, math.nan))]
+    kept = [(images, norm) for images, norm in points if norm > 0]
+    return [images for images, _ in kept], [norm for _, norm in kept]
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")

@@ -1,0 +1,283 @@
+"""What a table is to be made of, checked whole before anything is trained."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from vitgan.data import ImageSet, open_source
+from vitgan.engine.evaluation import EvaluationOptions
+from vitgan.engine.log import replacing
+from vitgan.engine.recipe import Recipe
+from vitgan.engine.state import build_networks
+from vitgan.engine.train import choose_device
+from vitgan.errors import UserError
+from vitgan.metrics import METRICS, Evaluator
+from vitgan.metrics.images import GREY
+from vitgan.options import differences
+from vitgan.tables import record
+from vitgan.tables.record import Record
+
+if TYPE_CHECKING:
+    from vitgan.tables.rows import Row
+
+Size = Literal["small", "paper"]
+SETTINGS = "settings.json"
+DEFAULT_MINUTES = 2.0
+LARGEST = 64  # pixels a side of a resolution that is chosen here
+STEPS_A_POINT = 10  # of the curves, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for: the arguments of `vitgan.tables.reproduce` and of `vitgan reproduce`."""
+
+    table: str
+    rows: Sequence[str] | None = None
+    """Names of rows; None is all."""
+    data: str = "digits"
+    minutes: float | None = None
+    """Of training a row. Neither this nor `images`: 2 minutes with small rows."""
+    images: int | None = None
+    """Images seen by a row."""
+    out: Path | None = None
+    """None is runs/reproduce-TABLE."""
+    size: Size | None = None
+    """None is small on a CPU, paper on CUDA."""
+    resolution: int | None = None
+    """None is 8 for digits, else the power of two within the first picture's smaller side, 64 at most."""
+    seed: int = 0
+    """Of training and of measuring."""
+    features: str | None = None
+    """As for `vitgan evaluate`; None is classifier where the source has labels, else inception."""
+    metrics: Sequence[str] = METRICS
+    count: int | None = None
+    """Generated images that are measured; None is as many as real ones."""
+    device: str | None = None
+    jobs: int = 1
+    """Rows trained at the same time, the CPU's threads divided among them."""
+    quiet: bool = False
+
+    def check(self) -> None:
+        """Raise UserError where a value cannot be."""
+        if self.minutes is not None and self.images is not None:
+            raise UserError("--minutes and --images are two budgets: give one of them.")
+        for name in ("minutes", "images", "resolution", "count", "jobs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name} must be greater than 0, not {value}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed must be at least 0, and less than 2^63, not {self.seed}.")
+
+    def command(self) -> str:
+        """The command line that says the same."""
+        rows = None if self.rows is None else ",".join(self.rows)
+        metrics = None if tuple(self.metrics) == METRICS else ",".join(self.metrics)
+        flags = {name: getattr(self, name) for name in ("data", "minutes", "images", "out", "size")}
+        flags |= {"resolution": self.resolution, "seed": self.seed, "features": self.features}
+        flags |= {"count": self.count, "device": self.device, "jobs": self.jobs}
+        given = {"rows": rows, **flags, "metrics": metrics}
+        words = [f"--{name} {value}" for name, value in given.items() if value is not None]
+        return " ".join(["vitgan reproduce", self.table, *words])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The rows with their whole recipes, the images, and what measures."""
+
+    request: Request
+    out: Path
+    settings: dict[str, Any]
+    """What every row has alike."""
+    device: torch.device
+    images: ImageSet
+    evaluator: Evaluator
+    rows: tuple["Row", ...]
+    recipes: dict[str, Recipe]
+
+    def folder(self, row: str) -> Path:
+        """The row's run folder."""
+        return self.out / "rows" / row
+
+    def record(self, row: str) -> Record | None:
+        """What is known of the row so far."""
+        return record.load(self.folder(row))
+
+    @cached_property
+    def protocol_key(self) -> str:
+        """Of the measurements that are wanted."""
+        return self.evaluator.protocol(self.evaluator.count).key()
+
+    def is_measured(self, found: Record) -> bool:
+        """Whether its cost is counted, and its checkpoint, where it has one, measured as wanted."""
+        if found.flops_per_image is None or found.metrics != list(self.evaluator.metrics):
+            return False
+        evaluation = found.evaluation
+        return evaluation is None or evaluation["protocol"]["key"] == self.protocol_key
+
+
+def prepare(request: Request) -> Plan:
+    """Open, build and compare all that the table needs. Raises UserError, in one sentence."""
+    request.check()
+    device = choose_device(request.device)
+    size: Size = request.size or ("paper" if device.type == "cuda" else "small")
+    request = _with_budget(request, size)
+    check_table(request.table)
+    resolution, channels = _form(request)
+    rows = select(request.table, request.rows, size=size, resolution=resolution, channels=channels)
+    form = {"source": request.data, "resolution": resolution, "channels": channels}
+    datas = {row.name: replace(row.recipe.data, **form) for row in rows}
+    assert len(set(datas.values())) == 1, "the rows of a table see the same images"
+    images = datas[rows[0].name].build()
+    recipes = {row.name: _recipe(row, request, images) for row in rows}
+    out = Path("runs") / f"reproduce-{request.table}" if request.out is None else request.out
+    settings = _settings(request, size, device, images)
+    _check_folder(out, settings, recipes)
+    return Plan(
+        request=request,
+        out=out,
+        settings=settings,
+        device=device,
+        images=images,
+        evaluator=_evaluator(request, images, device),
+        rows=rows,
+        recipes=recipes,
+    )
+
+
+def check_table(table: str) -> None:
+    """Raise UserError, naming the tables, where there is no such one."""
+    from vitgan.tables.rows import TABLES
+
+    if table not in TABLES:
+        raise UserError(f"There is no table {table!r}: choose {', '.join(TABLES)}.")
+
+
+def select(
+    table: str, names: Sequence[str] | None, *, size: Size, resolution: int, channels: int
+) -> tuple["Row", ...]:
+    """The rows of these names in the table's order; all with None. Raises UserError for an unknown one."""
+    from vitgan.tables.rows import rows
+
+    known = rows(table, size=size, resolution=resolution, channels=channels)
+    if names is None:
+        return known
+    there = [row.name for row in known]
+    unknown = [name for name in names if name not in there]
+    if unknown or not names:
+        wrong = f"has no row {unknown[0]!r}" if unknown else "is asked for no row"
+        raise UserError(f"The table {table} {wrong}: choose from {', '.join(there)}.")
+    return tuple(row for row in known if row.name in names)
+
+
+def _with_budget(request: Request, size: Size) -> Request:
+    if request.minutes is not None or request.images is not None:
+        return request
+    if size == "paper":
+        raise UserError(
+            "The rows at the paper's size need a budget: give --minutes or --images, of each row."
+        )
+    return replace(request, minutes=DEFAULT_MINUTES)
+
+
+def _form(request: Request) -> tuple[int, Literal[1, 3]]:
+    """Resolution and channels of the images."""
+    source = open_source(request.data)
+    side = None
+    for index in range(len(source)):
+        try:
+            picture = source.picture(index)
+        except Exception:  # decoders raise almost anything on damaged data
+            continue
+        side = side or min(picture.size)
+        if picture.mode not in GREY and not picture.mode.startswith("I;16"):
+            return request.resolution or _power_of_two(side), 3
+    if side is None:
+        raise UserError(f"{request.data} has no readable image: pass images that open in a viewer.")
+    return request.resolution or _power_of_two(side), 1
+
+
+def _power_of_two(side: int) -> int:
+    """The largest within `side` pixels, 64 at most."""
+    return min(LARGEST, 1 << (side.bit_length() - 1))
+
+
+def _recipe(row: "Row", request: Request, images: ImageSet) -> Recipe:
+    """The row's recipe on these images, for this budget, logged and saved as every other row."""
+    own, jobs = row.recipe.training, request.jobs
+    often = max(1, (request.images or own.checkpoint_every) // 4)
+    training = replace(
+        own,
+        minutes=request.minutes,
+        images=request.images,
+        seed=request.seed,
+        threads=own.threads or max(1, torch.get_num_threads() // jobs),
+        log_every=min(own.log_every, STEPS_A_POINT * own.batch),
+        checkpoint_every=min(own.checkpoint_every, often),
+        checkpoint_minutes=min(own.checkpoint_minutes, (request.minutes or own.checkpoint_minutes) / 4),
+    )
+    recipe = replace(row.recipe, data=images.options, training=training, evaluation=EvaluationOptions())
+    try:
+        build_networks(recipe, images)
+    except UserError as error:
+        raise UserError(f"The row {row.name} cannot be built: {error}") from error
+    return recipe
+
+
+def _settings(request: Request, size: Size, device: torch.device, images: ImageSet) -> dict[str, Any]:
+    return {
+        "table": request.table,
+        "data": request.data,
+        "fingerprint": images.fingerprint,
+        "resolution": images.options.resolution,
+        "channels": images.options.channels,
+        "size": size,
+        "minutes": request.minutes,
+        "images": request.images,
+        "seed": request.seed,
+        "device": device.type,
+        "jobs": request.jobs,
+    }
+
+
+def _check_folder(out: Path, settings: dict[str, Any], recipes: dict[str, Recipe]) -> None:
+    """Raise UserError where `out` holds rows that were trained otherwise."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another folder with --out.")
+    advice = "give the same settings, or another folder with --out."
+    try:
+        known = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        known = settings
+    if known.get("fingerprint") == settings["fingerprint"]:
+        known |= {"data": settings["data"]}  # the same images from another place
+    if changes := differences(known, settings):
+        raise UserError(f"{out} holds a table of other settings, {changes[0]}: {advice}")
+    for name, recipe in recipes.items():
+        found = record.load(out / "rows" / name)
+        changes = [] if found is None else Recipe.from_dict(found.recipe).conflicts(recipe)
+        if changes:
+            raise UserError(f"The row {name} in {out} is of another recipe, {changes[0]}: {advice}")
+
+
+def write_settings(plan: Plan) -> None:
+    """Note in the folder what its rows have alike."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with replacing(plan.out / SETTINGS) as temporary:
+        temporary.write_text(json.dumps(plan.settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _evaluator(request: Request, images: ImageSet, device: torch.device) -> Evaluator:
+    return Evaluator(
+        images,
+        features=request.features or ("classifier" if images.class_counts else "inception"),
+        metrics=request.metrics,
+        count=request.count,
+        seed=request.seed,
+        device=device,
+        quiet=request.quiet,
+    )
