@@ -64,7 +64,9 @@ def test_the_module_runs() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vitgan", "list"], capture_output=True, text=True, check=True
     )
-    assert [line.split()[0] for line in done.stdout.splitlines()] == vitgan.recipes.names()
+    recipes, _, rows = done.stdout.partition("\n\n")
+    assert [line.split()[0] for line in recipes.splitlines()] == vitgan.recipes.names()
+    assert all(f"\n  {row} " in rows for table in vitgan.recipes.ROWS.values() for row in table)
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["data"], ["list"]])
@@ -80,7 +82,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_list_names_every_recipe_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == vitgan.recipes.names()
     assert all(vitgan.recipes.summary(line.split()[0]) in line for line in lines)
 
