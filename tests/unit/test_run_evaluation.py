@@ -79,7 +79,8 @@ def test_a_run_keeps_its_best_checkpoint(tmp_path: Path, tiny_train: Callable[..
     assert description["images"] == best["images"]
     assert description["evaluation"]["metrics"] == best["metrics"]
     assert any(name.startswith("discriminator.") for name in tensors)
-    logged = [line["evaluation_fid"] for line in read_log(folder) if "evaluation_fid" in line]
+    name = f"evaluation_fid_{found[0]['protocol']['key']}"
+    logged = [line[name] for line in read_log(folder) if name in line]
     assert logged == pytest.approx([line["metrics"]["fid"] for line in found])
     assert main(["sample", str(folder / "best"), "--count", "2", "--out", str(tmp_path / "grid.png")]) == 0
 
@@ -93,6 +94,21 @@ def test_a_run_trains_the_same_whether_it_is_scored_or_not(tmp_path: Path, tiny_
     a, b = (load_checkpoint(numbered(tmp_path / name / "checkpoints")[-1])[0] for name in ("a", "b"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert [line["images"] for line in evaluations(tmp_path / "b")] == [8, 16, 24, 32]
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_another_protocol_is_another_curve_and_another_best(tmp_path: Path, tiny_train: Callable[..., int]):
+    """A run may go on with more fakes: no number of one protocol stands beside, or beats, one of the other."""
+    folder = tmp_path / "run"
+    assert tiny_train(folder, *EVERY, "--images", "16") == 0
+    assert tiny_train(folder, *EVERY, "--images", "24", "--evaluation.count", "30") == 0
+    first, second, third = evaluations(folder)
+    keys = [line["protocol"]["key"] for line in (first, second, third)]
+    assert keys[0] == keys[1] != keys[2]
+    names = {name for line in read_log(folder) for name in line if name.startswith("evaluation")}
+    assert names == {f"evaluation_fid_{key}" for key in keys}
+    (kept,) = numbered(folder / "best")
+    assert int(kept.name) == third["images"]
 
 
 @pytest.mark.parametrize(

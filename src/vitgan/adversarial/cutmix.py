@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitgan.adversarial.augment import Augmentation
-from vitgan.adversarial.terms import Pass
+from vitgan.adversarial.terms import Pass, WithoutView
 from vitgan.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutMix:
+class CutMix(WithoutView):
     """In some steps, real and fake images mixed by a mask M, 1 where real: mix(x, y) = M x + (1 - M) y.
 
     Three addends: the encoder has to call the mixed image fake, the decoder to name each pixel's source, and
@@ -40,9 +39,6 @@ class CutMix:
     @property
     def active(self) -> bool:
         return self.probability > 0 and max(self.image, self.pixels, self.consistency) > 0
-
-    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
-        return None
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         """Raises UserError where the discriminator does not judge pixels."""

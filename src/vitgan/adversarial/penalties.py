@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vitgan.adversarial.augment import Augmentation
-from vitgan.adversarial.terms import Pass
+from vitgan.adversarial.terms import Pass, WithoutView
 
 
 @dataclass(frozen=True, kw_only=True)
-class R1:
+class R1(WithoutView):
     """gamma / 2 E|grad_x D(x)|^2 over real images (arXiv 1801.04406), every `every` steps and times `every`.
 
     [choice] x is the image that the discriminator sees, after augmentation: no double backward passes
@@ -28,9 +27,6 @@ class R1:
     def active(self) -> bool:
         return self.gamma > 0
 
-    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
-        return None
-
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         if seen.step % self.every:
             return {}
@@ -39,7 +35,7 @@ class R1:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientPenalty:
+class GradientPenalty(WithoutView):
     """weight E(|grad_x D(x)| / centre - 1)^2 at points x between real and fake images (arXiv 1704.00028).
 
     The division by `centre`, which makes the target a slope of `centre`, is arXiv 1710.10196's. [choice]
@@ -55,9 +51,6 @@ class GradientPenalty:
     def active(self) -> bool:
         return self.weight > 0
 
-    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
-        return None
-
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         share = torch.rand(len(seen.real), 1, 1, 1, device=seen.real.device, generator=seen.rng)
         norm = _gradient(seen, torch.lerp(seen.real, seen.fake, share)).flatten(1).norm(dim=1)  # (B,)
@@ -65,7 +58,7 @@ class GradientPenalty:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift:
+class Drift(WithoutView):
     """weight E D(x)^2 over real images: keeps logits whose zero no loss fixes from wandering off.
 
     (arXiv 1710.10196, appendix A.1, beside the Wasserstein loss.)
@@ -77,9 +70,6 @@ class Drift:
     @property
     def active(self) -> bool:
         return self.weight > 0
-
-    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
-        return None
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         return {"drift": self.weight * seen.judged_real.logits.square().mean()}

@@ -57,6 +57,13 @@ class Term(Protocol):
         ...
 
 
+class WithoutView:
+    """Of a term that asks for no second view."""
+
+    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
+        return None
+
+
 @dataclass(frozen=True)
 class GeneratorPass:
     """An update of the generator, as its own terms see it."""

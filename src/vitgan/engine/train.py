@@ -174,7 +174,10 @@ class Run:
         self.progress.message(self.watch.line(found, self.images_seen))
         self._began += time.perf_counter() - start
         shown = {name: value for name, value in found.metrics.items() if not name.startswith("class_share")}
-        return {f"evaluation_{name}": value for name, value in shown.items()}
+        key = (
+            found.protocol.key()
+        )  # a run may go on with another protocol: its numbers get a curve of their own
+        return {f"evaluation_{name}_{key}": value for name, value in shown.items()}
 
     def _due(self, every: int | None) -> bool:
         """Whether the last step passed a multiple of `every` images."""

@@ -7,6 +7,7 @@ import abc
 import hashlib
 import io
 import math
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,8 @@ def _open_inception(path: Path, opening: Opening, *, official: bool) -> Fidelity
 def _read_weights(path: Path, content: bytes) -> "OrderedDict[str, Tensor]":
     """The tensors of a state dictionary; nothing else is unpickled."""
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickle's, before it is refused
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises almost anything on a file that is not its own
         raise _no_weights(path, "torch cannot read it as weights") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
