@@ -98,7 +98,7 @@ def test_a_run_trains_the_same_whether_it_is_scored_or_not(tmp_path: Path, tiny_
 
 @pytest.mark.usefixtures("no_curves")
 def test_another_protocol_is_another_curve_and_another_best(tmp_path: Path, tiny_train: Callable[..., int]):
-    """A run may go on with more fakes: no number of one protocol stands beside, or beats, one of the other."""
+    """A run may go on with more fakes: no number of one protocol stands beside, or beats, another's."""
     folder = tmp_path / "run"
     assert tiny_train(folder, *EVERY, "--images", "16") == 0
     assert tiny_train(folder, *EVERY, "--images", "24", "--evaluation.count", "30") == 0
