@@ -81,8 +81,12 @@ class Request:
         flags |= {"resolution": self.resolution, "seed": self.seed, "features": self.features}
         flags |= {"count": self.count, "device": self.device, "jobs": self.jobs}
         given = {"rows": rows, **flags, "metrics": metrics}
-        words = [f"--{name} {value}" for name, value in given.items() if value is not None]
+        words = [f"--{name} {_word(value)}" for name, value in given.items() if value is not None]
         return " ".join(["vitgan reproduce", self.table, *words])
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

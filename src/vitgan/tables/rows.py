@@ -19,12 +19,11 @@ DECK = (
     "FID / IS as the deck prints them; Inception features, 50,000 generated images against the training "
     "images where the deck does not say otherwise."
 )
-PRINTED_PROTOCOL = {
-    "cifar10": DECK
-    + " StyleGAN2-D + ViTGAN-G: the authors' own figure. BigGAN + DiffAug: a class-conditional network."
-    " TransGAN-XL: the first version of its paper, whose discriminator had one scale.",
-    "celeba": DECK,
-    "lsun-bedroom": DECK,
+PRINTED_PROTOCOL = dict.fromkeys(("cifar10", "celeba", "lsun-bedroom"), DECK)
+NOTES = {
+    "biggan-diffaug": "the printed figure is a class-conditional network's; this row has no labels",
+    "transgan-xl": "the printed figure is of its paper's first version, whose discriminator had one scale",
+    "stylegan2-d": "the printed figure is the authors' report, not the deck's",
 }
 # Deck's tables: data set -> (FID, IS).
 PRINTED: dict[str, dict[str, Printed]] = {
@@ -70,6 +69,7 @@ def rows(table: str, *, size: Literal["small", "paper"], resolution: int, channe
             label=label,
             recipe=replace(make_row(base, name, small=size == "small"), data=base.data),
             printed=printed.get(name, {}),
+            note=NOTES.get(name, ""),
         )
         for name, label in ROWS[table].items()
     )

@@ -46,7 +46,8 @@ def _head(table: Line) -> Iterator[str]:
     settings = table["settings"]
     budget = f"{settings['minutes']:g} minutes" if settings["minutes"] else f"{settings['images']:,} images"
     side, colours = settings["resolution"], {1: "grey", 3: "RGB"}[settings["channels"]]
-    yield f"# {table['title']}\n\n```\n{table['command']}\n```\n"
+    title = table["title"][:1].upper() + table["title"][1:]
+    yield f"# {title}\n\n```\n{table['command']}\n```\n"
     yield (
         f"**Alike for every row.** {table['images']:,} images of `{settings['data']}`, {side} x {side} "
         f"{colours}; {budget} of training; seed {settings['seed']}; the row's recipe at the size "
