@@ -4,6 +4,7 @@ Shapes: N images, C channels, R resolution.
 """
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vitgan.tables.plan import Plan
 
 SHOWN = 16  # samples of a row
 COLUMNS = 3  # panels beside each other
+TITLE_WIDTH = 52  # letters of a line over a panel
 DOTS_PER_INCH = 120
 COLOUR, OTHERS, WRONG = "#2f86c9", "#c4c4c4", "#cf4a5a"
 NORM = "gradient_norm_discriminator"
@@ -108,7 +110,7 @@ def _panel(axes: Axes, row: dict[str, Any], curves: dict[str, tuple[list[float],
         axes.axvline(row["diverged_at"], color=WRONG, linewidth=1, linestyle="--")
     said = f", largest {max(norms):.3g}" if norms else ", no finite value"
     diverged = "" if row["diverged_at"] is None else f", diverged at {row['diverged_at']:,}"
-    axes.set_title(f"{row['label']}{said}{diverged}", fontsize=9)
+    axes.set_title(textwrap.fill(f"{row['label']}{said}{diverged}", TITLE_WIDTH), fontsize=9)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))

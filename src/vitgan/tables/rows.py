@@ -19,7 +19,7 @@ DECK = (
     "FID / IS as the deck prints them; Inception features, 50,000 generated images against the training "
     "images where the deck does not say otherwise."
 )
-PRINTED_PROTOCOL = dict.fromkeys(("cifar10", "celeba", "lsun-bedroom"), DECK)
+PRINTED_PROTOCOL: dict[str, str] = dict.fromkeys(("cifar10", "celeba", "lsun-bedroom"), DECK)
 NOTES = {
     "biggan-diffaug": "the printed figure is a class-conditional network's; this row has no labels",
     "transgan-xl": "the printed figure is of its paper's first version, whose discriminator had one scale",
