@@ -71,7 +71,7 @@ class DataOptions:
         if self.labels and source.labels is None:
             raise UserError(
                 f"{self.source} has no labels: sort its images into one sub-folder a class, "
-                "add a dataset.json, or set data.labels to False."
+                "add a dataset.json, or train a recipe without labels (--data.labels False)."
             )
         size = len(source) * self.channels * self.resolution**2
         kind = MemoryImages if size <= self.memory_mib * 2**20 else LazyImages
