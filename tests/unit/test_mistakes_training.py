@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import vitgan
-from vitgan.adversarial import BCR, DiffAugment, Game, Logistic, Pass, Players, train_step
+from vitgan.adversarial import BCR, DiffAugment, Game, GeneratorPass, Logistic, Pass, Players, train_step
 from vitgan.adversarial.step import discriminator_pass, discriminator_step, generator_step
 from vitgan.engine.schedule import AdamOptions
 from vitgan.engine.state import step_generator
@@ -211,6 +211,31 @@ def test_fake_branch_not_detached_and_players_that_move_each_other():
     assert changed(pair.discriminator, before[1]) == set()
     assert changed(pair.generator, before[0])
     assert all(p.requires_grad for p in pair.discriminator.parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting:
+    """A term of the generator that notes the step it is told, and adds nothing."""
+
+    steps: list[int]
+    active: bool = True
+
+    def losses(self, seen: GeneratorPass) -> dict[str, Tensor]:
+        self.steps.append(seen.step)
+        return {}
+
+
+def test_several_discriminator_updates_for_one_of_the_generator():
+    """With 3 for 1, G moves in every third step alone, and its terms count G's own updates."""
+    pair, counting, moves = players(), Counting(steps=[]), []
+    game = replace(GAME, generator_every=3, generator_terms=(counting,))
+    for step in range(6):
+        before = weights(pair.generator), weights(pair.discriminator)
+        train_step(pair, game, real(step), None, step_generator(0, step, CPU), step)
+        moves.append(bool(changed(pair.generator, before[0])))
+        assert changed(pair.discriminator, before[1])
+    assert moves == [False, False, True] * 2
+    assert counting.steps == [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)

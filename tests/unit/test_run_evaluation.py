@@ -82,6 +82,10 @@ def test_a_run_keeps_its_best_checkpoint(tmp_path: Path, tiny_train: Callable[..
     name = f"evaluation_fid_{found[0]['protocol']['key']}"
     logged = [line[name] for line in read_log(folder) if name in line]
     assert logged == pytest.approx([line["metrics"]["fid"] for line in found])
+    words = ["--features", NAME, "--metrics", "fid", "--count", "20", "--quiet"]
+    scored = tmp_path / "scored.json"
+    assert main(["evaluate", str(folder / "best"), *words, "--json", str(scored)]) == 0
+    assert json.loads(scored.read_text())["metrics"] == best["metrics"]
     assert main(["sample", str(folder / "best"), "--count", "2", "--out", str(tmp_path / "grid.png")]) == 0
 
 

@@ -1,7 +1,6 @@
 """`vitgan evaluate`: a run's or a folder's generated images against real ones."""
 
 import argparse
-import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from vitgan.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitgan.data import DataOptions, ImageSet
+    from vitgan.data import ImageSet
     from vitgan.metrics import Evaluation
     from vitgan.models import Generator
 
@@ -73,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     evaluation = _evaluate(options, metrics)
     _print(evaluation)
     if options.json is not None:
-        from vitgan.metrics.cache import replacing
+        from vitgan.replacing import replacing
 
         options.json.parent.mkdir(parents=True, exist_ok=True)
         with replacing(options.json) as temporary:
@@ -107,8 +106,10 @@ def _evaluate(options: argparse.Namespace, metrics: "tuple[str, ...] | None") ->
 
 
 def _open(options: argparse.Namespace) -> Compared:
+    from vitgan.engine.folder import is_run
+
     path = Path(options.run).expanduser()
-    if any((path / name).exists() for name in ("checkpoint.json", "checkpoints", "recipe.json")):
+    if is_run(path):
         return _open_run(path, options)
     if not path.exists():
         raise UserError(
@@ -124,11 +125,12 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
-    from vitgan.engine.folder import load_generator
+    from vitgan.engine.folder import read_generator
+    from vitgan.engine.recipe import Recipe
     from vitgan.metrics.images import shown, survey
 
-    generator = load_generator(path)
-    data, fingerprint = _trained_on(path)
+    generator, description = read_generator(path)
+    data, fingerprint = Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
     real = replace(data, source=options.data or data.source, labels=False).build()
     if real.fingerprint == fingerprint:
         return Compared(real, None, generator)
@@ -142,19 +144,6 @@ def _open_run(path: Path, options: argparse.Namespace) -> Compared:
             "the set that it was trained on, or --resize."
         )
     return Compared(real, _untouched(data.resolution), generator)
-
-
-def _trained_on(path: Path) -> "tuple[DataOptions, str]":
-    """The data of the run, and the fingerprint of its set; `load_generator` has found a whole checkpoint."""
-    from vitgan.engine.checkpoint import DESCRIPTION, DamagedCheckpoint, checkpoints, load_description
-    from vitgan.engine.recipe import Recipe
-
-    folders = [path] if (path / DESCRIPTION).exists() else reversed(checkpoints(path))
-    for folder in folders:
-        with contextlib.suppress(DamagedCheckpoint):
-            description = load_description(folder)
-            return Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
-    raise UserError(f"The checkpoints of {path} are damaged.")
 
 
 def _open_images(options: argparse.Namespace) -> Compared:

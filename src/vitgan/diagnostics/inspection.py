@@ -20,9 +20,9 @@ from vitgan.diagnostics.sigma import normalised, sigmas
 from vitgan.diagnostics.spectrum import grid_excess, power_spectrum, radial_average
 from vitgan.diagnostics.subject import Subject, load_subject, parts, pick
 from vitgan.engine.environment import environment
-from vitgan.engine.log import replacing
 from vitgan.models import VisionTransformer
 from vitgan.nn import L2Attention, LayerNorm
+from vitgan.replacing import replacing
 
 ASCENTS = 8  # points of each kind from which the ascent starts: the steepest
 Result = dict[str, Any]

@@ -13,7 +13,7 @@ from vitgan.engine.checkpoint import DamagedCheckpoint, load_description, number
 from vitgan.engine.log import forget_after
 from vitgan.errors import UserError
 from vitgan.metrics import Evaluation, Evaluator, headline
-from vitgan.metrics.protocol import check_metrics
+from vitgan.metrics.protocol import parse_metrics
 from vitgan.models import Generator
 
 EVALUATIONS, BEST = "evaluations.jsonl", "best"
@@ -33,7 +33,7 @@ class EvaluationOptions:
     """Generated images of an evaluation."""
 
     def __post_init__(self) -> None:
-        names = check_metrics([word.strip() for word in self.metrics.split(",") if word.strip()])
+        names = parse_metrics(self.metrics)
         if self.every is not None and self.every < 1:
             raise UserError("--evaluation.every must be at least 1.")
         if self.count < 1:
@@ -58,7 +58,7 @@ class Watch:
         self.evaluator = Evaluator(
             images,
             features=options.features,
-            metrics=options.metrics.split(","),
+            metrics=parse_metrics(options.metrics),
             count=options.count,
             device=device,
         )

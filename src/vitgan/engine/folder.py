@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from torch import Tensor, nn
 
 from vitgan.engine.checkpoint import (
+    DESCRIPTION,
     DamagedCheckpoint,
     checkpoints,
     load_checkpoint,
@@ -17,11 +18,11 @@ from vitgan.engine.checkpoint import (
     load_newest,
     numbered,
 )
-from vitgan.engine.log import replacing
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, SirenRecipe, read_recipe
 from vitgan.errors import UserError
 from vitgan.models import Generator
+from vitgan.replacing import replacing
 
 RECIPE, LOCK = "recipe.json", ".lock"
 _LOAD = "load it in Python by vitgan.engine.supervised"
@@ -108,6 +109,11 @@ def load_generator(run: str | Path) -> Generator:
 
     Raises UserError when there is none.
     """
+    return read_generator(run)[0]
+
+
+def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
+    """`load_generator`'s, and the description of the checkpoint that it comes from."""
     tensors, description = read_run(Path(run))
     recipe = read_recipe(description["recipe"])
     if not isinstance(recipe, Recipe):
@@ -116,7 +122,7 @@ def load_generator(run: str | Path) -> Generator:
         resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
     )
     load_weights(generator, tensors, "average", run)
-    return generator.eval().requires_grad_(False)
+    return generator.eval().requires_grad_(False), description
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], name: str, run: str | Path) -> None:
@@ -128,18 +134,29 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], name: str, run:
         raise UserError(f"The weights in {run} do not fit its recipe: {_first_line(error)}") from error
 
 
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run's folder, whatever is in it yet, a checkpoint's, or that of the best one."""
+    marks = (DESCRIPTION, "checkpoints", RECIPE)
+    return any((path / mark).exists() for mark in marks) or bool(_kept(path))
+
+
+def _kept(path: Path) -> list[Path]:
+    """The checkpoints that lie in `path` itself, as a run's best one in RUN/best."""
+    return [folder for folder in numbered(path) if (folder / DESCRIPTION).exists()]
+
+
 def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a run folder's newest whole checkpoint, or of one checkpoint's folder.
 
     Raises UserError when there is none.
     """
-    if (path / "checkpoint.json").exists():
+    if (path / DESCRIPTION).exists():
         try:
             return load_checkpoint(path)
         except DamagedCheckpoint as damage:
             raise UserError(f"The checkpoint {path} is damaged: {damage}.") from damage
-    if kept := [folder for folder in numbered(path) if (folder / "checkpoint.json").exists()]:
-        return read_run(kept[-1])  # the folder of a run's best checkpoint
+    if kept := _kept(path):
+        return read_run(kept[-1])
     if not path.is_dir():
         raise UserError(f"{path} is not a run folder: train one with `vitgan train --out {path}`.")
     if not checkpoints(path):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from vitgan.engine.log import replacing
 from vitgan.errors import UserError
+from vitgan.replacing import replacing
 
 GAP = 2  # pixels between images, and around them
 NEUTRAL = 128  # the grey of the gaps: neither black digits' nor white photographs' background

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vitgan.replacing import replacing
+
 GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learning_rate", "evaluation")
 
 
@@ -82,20 +84,6 @@ def split_key(key: str) -> tuple[str, str]:
             return group, key[len(group) + 1 :]
     group, _, name = key.partition("_")
     return group, name
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, which takes the place of `path` if nothing is raised.
-
-    So `path` holds the old content or the whole new one, never half of it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _EventFile:

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from vitgan.engine.curves import panels
-from vitgan.engine.log import read_log, replacing
+from vitgan.engine.log import read_log
+from vitgan.replacing import replacing
 
 MOST_SAMPLES = 12
 # A base64 character holds 6 bits: with the curves, a page of less than 2 MB.

@@ -3,17 +3,17 @@
 The key of an entry is a hash of everything that its content depends on. A damaged entry counts as none.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+from vitgan.replacing import replacing
 
 logger = logging.getLogger("vitgan")
 Entry = tuple[dict[str, "Tensor"], dict[str, Any]]
@@ -79,17 +79,6 @@ class Cache:
 
     def _paths(self, kind: str, key: str) -> tuple[Path, Path]:
         return self.folder / f"{kind}-{key}.safetensors", self.folder / f"{kind}-{key}.json"
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, which takes its place if nothing is raised."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sha256(content: bytes) -> str:

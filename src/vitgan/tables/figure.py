@@ -17,7 +17,8 @@ from torch import Tensor
 from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.folder import load_generator
 from vitgan.engine.images import grid
-from vitgan.engine.log import read_log, replacing
+from vitgan.engine.log import read_log
+from vitgan.replacing import replacing
 from vitgan.tables.content import leading
 from vitgan.tables.plan import Plan
 

@@ -11,7 +11,6 @@ import torch
 
 from vitgan.data import ImageSet, open_source
 from vitgan.engine.evaluation import EvaluationOptions
-from vitgan.engine.log import replacing
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import build_networks
 from vitgan.engine.train import choose_device
@@ -19,6 +18,7 @@ from vitgan.errors import UserError
 from vitgan.metrics import METRICS, Evaluator
 from vitgan.metrics.images import GREY
 from vitgan.options import differences
+from vitgan.replacing import replacing
 from vitgan.tables import record
 from vitgan.tables.record import Record
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vitgan.engine.log import replacing
+from vitgan.replacing import replacing
 
 RECORD = "row.json"
 

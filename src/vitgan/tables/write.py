@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vitgan.engine.log import replacing
+from vitgan.replacing import replacing
 
 ARROWS = {
     **dict.fromkeys(("fid", "kid", "frechet_distance", "kernel_distance"), "↓"),
