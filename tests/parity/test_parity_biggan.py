@@ -38,10 +38,10 @@ def unsettled(module: nn.Module) -> None:
 @torch.no_grad()
 def with_exact_norms(network: nn.Module, spectral: SpectralNorm) -> None:
     """Exact singular vectors now; the weights themselves become W / sigma(W), by decomposition."""
-    spectral.recalibrate()
     for group in spectral.groups:
         for layer in group:
             layer.weight.div_(torch.linalg.svdvals(layer.weight)[0])
+    spectral.recalibrate()
     assert {id(layer) for group in spectral.groups for layer in group} == {
         id(m) for m in network.modules() if isinstance(m, Linear) and not isinstance(m, LabelTable)
     }

@@ -40,6 +40,16 @@ def discriminator() -> VisionTransformer:
     return model
 
 
+@torch.no_grad()
+def with_sigma_of_present_weights(model: VisionTransformer) -> None:
+    """sigma = u^T W v, with the vectors as they are, which is what the gradient differentiates."""
+    assert model.spectral is not None
+    for k, group in enumerate(model.spectral.groups):
+        left, right = model.spectral.get_buffer(f"left_{k}"), model.spectral.get_buffer(f"right_{k}")
+        weights = torch.stack([layer.weight * layer.scale for layer in group])
+        model.spectral.get_buffer(f"sigma_{k}").copy_(left.mT @ weights @ right)
+
+
 def softplus(x: float) -> float:
     return math.log(1 + math.exp(x))
 
@@ -100,6 +110,7 @@ def test_gradient_of_r1():
     def moved(distance: float) -> float:
         for name, start, direction in zip(names, parameters, directions, strict=True):
             exact.get_parameter(name).data = start.detach().double() + distance * direction
+        with_sigma_of_present_weights(exact)
         total = torch.zeros((), dtype=torch.float64)
         for image in images.double():
             jacobian = torch.autograd.functional.jacobian(exact, image[None])

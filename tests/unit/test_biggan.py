@@ -176,7 +176,7 @@ def test_spectral_norm():
     assert everything - normed == tables
     pair, labels = systems.players(g, d, rate=2e-4), torch.arange(8) % CLASSES
     before = [spectral.get_buffer("left_0").clone() for spectral in (g.spectral, d.spectral)]
-    discriminator_step(pair, GAME, real()[:8], labels, torch.Generator().manual_seed(0), 0)
+    discriminator_step(pair, GAME, real()[:8], real()[8:16], labels, torch.Generator().manual_seed(0), 0)
     assert torch.equal(g.spectral.get_buffer("left_0"), before[0])
     for step in range(10):
         train_step(pair, GAME, real()[:8], labels, torch.Generator().manual_seed(step), step)

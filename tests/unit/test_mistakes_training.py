@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import vitgan
 from vitgan.adversarial import BCR, DiffAugment, Game, GeneratorPass, Logistic, Pass, Players, train_step
-from vitgan.adversarial.step import discriminator_pass, discriminator_step, generator_step
+from vitgan.adversarial.step import discriminator_pass, discriminator_step, draw, generator_step
 from vitgan.engine.schedule import AdamOptions
 from vitgan.engine.state import step_generator
 from vitgan.models import Judgement, VisionTransformer, VisionTransformerOptions, ViTGANGeneratorOptions
@@ -115,14 +115,18 @@ def test_vectors_that_are_never_written_back_or_move_too_often():
     discriminator = pair.discriminator
     assert isinstance(discriminator, VisionTransformer)
     train(pair, 2)
-    twin = copy.deepcopy(discriminator)
-    twin.advance()
-    discriminator_step(pair, GAME, real(), None, torch.Generator().manual_seed(0), 2)
+    before = copy.deepcopy(discriminator)
+    discriminator_step(pair, GAME, real(), real(1), None, torch.Generator().manual_seed(0), 2)
     after = weights(discriminator)
+    twin = copy.deepcopy(discriminator)
+    for name in vectors(discriminator):
+        twin.get_buffer(name).copy_(before.get_buffer(name))
+    twin.advance()
     assert len(vectors(discriminator)) >= 8
     for name in vectors(discriminator):
         assert torch.equal(after[name], twin.get_buffer(name))
-    generator_step(pair, GAME, 8, None, torch.Generator().manual_seed(0), 2)
+    rng = torch.Generator().manual_seed(0)
+    generator_step(pair, GAME, draw(pair.generator, GAME, 8, None, rng, learn=True), None, rng, 2)
     discriminator.eval()(real())
     discriminator.train()(real())
     assert changed(discriminator, after) == set()
@@ -200,13 +204,15 @@ def test_fake_branch_not_detached_and_players_that_move_each_other():
     train(pair, 1)
     pair.generator.zero_grad(set_to_none=True)
     before = weights(pair.generator), weights(pair.discriminator)
-    discriminator_step(pair, GAME, real(), None, torch.Generator().manual_seed(0), 1)
+    rng = torch.Generator().manual_seed(0)
+    fakes = draw(pair.generator, GAME, 8, None, rng, learn=True)
+    discriminator_step(pair, GAME, real(), fakes.images, None, rng, 1)
     assert all(p.grad is None for p in pair.generator.parameters())
     assert changed(pair.generator, before[0]) == set()
     assert changed(pair.discriminator, before[1])
     before = weights(pair.generator), weights(pair.discriminator)
     pair.discriminator.zero_grad(set_to_none=True)
-    generator_step(pair, GAME, 8, None, torch.Generator().manual_seed(0), 1)
+    generator_step(pair, GAME, fakes, None, rng, 1)
     assert all(p.grad is None for p in pair.discriminator.parameters())
     assert changed(pair.discriminator, before[1]) == set()
     assert changed(pair.generator, before[0])

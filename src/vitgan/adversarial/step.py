@@ -3,16 +3,19 @@
 Shapes: B batch, C channels, H x W image, Z latent size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitgan.adversarial.augment import Augmentation
+from vitgan.adversarial.fakes import Fakes
 from vitgan.adversarial.losses import AdversarialLoss
 from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
 from vitgan.models import Discriminator, Generator, Judgement
+from vitgan.spans import span
 
 Metrics = dict[str, Tensor]
 
@@ -27,6 +30,10 @@ class Game:
     generator_terms: tuple[GeneratorTerm, ...] = ()
     generator_every: int = 1
     """Discriminator updates for each generator update."""
+    shared_fakes: bool = True
+    """The generator learns from the fakes of the discriminator's update: one forward pass for both."""
+    accumulate: int = 1
+    """Parts of a batch that pass the networks one after the other; must divide it."""
     dtype: torch.dtype = torch.float32
     """Of the activations; weights, losses and penalties stay in fp32."""
 
@@ -49,28 +56,56 @@ def train_step(
     `rng`, on the device of `real`, is the only source of randomness. Returns detached scalars: every term of
     the discriminator's loss, the generator's loss, mean logits and both gradient norms.
     """
-    seen = discriminator_step(players, game, real, labels, rng, step)
-    if (step + 1) % game.generator_every:
+    due = (step + 1) % game.generator_every == 0
+    fakes = draw(players.generator, game, len(real), labels, rng, learn=due and game.shared_fakes)
+    seen = discriminator_step(players, game, real, fakes.images, labels, rng, step)
+    if not due:
         return seen
-    return seen | generator_step(players, game, len(real), labels, rng, step)
+    if not game.shared_fakes:
+        fakes = draw(players.generator, game, len(real), labels, rng, learn=True)
+    return seen | generator_step(players, game, fakes, labels, rng, step)
+
+
+def draw(
+    generator: Generator, game: Game, count: int, labels: Tensor | None, rng: torch.Generator, *, learn: bool
+) -> Fakes:
+    """`count` fakes; with `learn` their gradient will be asked for."""
+    z = torch.randn(count, generator.latent_dim, device=rng.device, generator=rng)
+    with span("generator forward"):
+        return Fakes(generator, z.to(game.dtype), labels, rng, parts=game.accumulate, learn=learn)
 
 
 def discriminator_step(
-    players: Players, game: Game, real: Tensor, labels: Tensor | None, rng: torch.Generator, step: int
+    players: Players,
+    game: Game,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor | None,
+    rng: torch.Generator,
+    step: int,
 ) -> Metrics:
     """One pass over [real, fake, their second views]; adversarial loss and terms; one update of D."""
-    discriminator = players.discriminator
-    discriminator.advance()
-    with torch.no_grad():
-        fake = _generate(players.generator, game, len(real), labels, rng)
-    both = torch.cat((real, fake.to(real.dtype)))
-    passes = discriminator_pass(discriminator, game, both, labels, rng, step)
-    losses = _adversarial(game.loss, passes[0].judged_real, passes[0].judged_fake)
-    for term, seen in zip(game.terms, passes[1:], strict=True):
-        losses |= term.losses(seen)
-    total = torch.stack(list(losses.values())).sum()
-    norm = _update(players.optimiser_discriminator, total)
-    return _detached(total, losses, passes[0]) | {"gradient_norm_discriminator": norm}
+    discriminator, optimiser = players.discriminator, players.optimiser_discriminator
+    views = second_views(game, torch.cat((real, fake.to(real.dtype))), rng)
+    optimiser.zero_grad(set_to_none=True)
+    values: Metrics = {}
+    for part in range(game.accumulate):
+        own = [_part_of_halves(view, part, game.accumulate) for view in views]
+        own_labels = None if labels is None else labels.chunk(game.accumulate)[part]
+        passes = judged_views(discriminator, game, own, own_labels, rng, step)
+        losses = _adversarial(game.loss, passes[0].judged_real, passes[0].judged_fake)
+        for term, seen in zip(game.terms, passes[1:], strict=True):
+            with span(f"term {type(term).__name__}"):
+                losses |= term.losses(seen)
+        total = torch.stack(list(losses.values())).sum() / game.accumulate
+        with span("discriminator backward"):
+            total.backward()
+        for name, value in _detached(total, losses, passes[0], game.accumulate).items():
+            values[name] = values[name] + value if name in values else value
+    norm = _update(optimiser, "discriminator optimiser")
+    with span("power iteration"):
+        discriminator.advance()
+    return values | {"gradient_norm_discriminator": norm}
 
 
 def discriminator_pass(
@@ -85,43 +120,105 @@ def discriminator_pass(
 
     Returns what the adversarial loss sees, then what each term sees.
     """
-    makers: list[Callable[[Tensor, torch.Generator], Tensor] | None] = [
-        term.second_view(game.augment) for term in game.terms
-    ]
-    views = [game.augment(both, rng), *(make(both, rng) for make in makers if make is not None)]
+    return judged_views(discriminator, game, second_views(game, both, rng), labels, rng, step)
+
+
+def second_views(game: Game, both: Tensor, rng: torch.Generator) -> list[Tensor]:
+    """The images of D's pass: [real, fake] (2B, C, H, W) augmented, then each term's view of them."""
+    makers = [maker for maker in _makers(game) if maker is not None]
+    with span("augment"):
+        return [game.augment(both, rng), *(make(both, rng) for make in makers)]
+
+
+def judged_views(
+    discriminator: Discriminator,
+    game: Game,
+    views: Sequence[Tensor],
+    labels: Tensor | None,
+    rng: torch.Generator,
+    step: int,
+) -> list[Pass]:
+    """One pass over all `views`; returns what the adversarial loss sees, then what each term sees."""
     repeated = None if labels is None else labels.repeat(2 * len(views))
-    judgement = discriminator.judge(torch.cat(views).to(game.dtype), repeated)
+    with span("discriminator forward"):
+        judgement = discriminator.judge(torch.cat(list(views)).to(game.dtype), repeated)
     parts = judgement.split(2 * len(views))  # each view's real half, then its fake half
     judged_real, judged_fake = next(parts), next(parts)
     seen_real, seen_fake = views[0].chunk(2)
     seconds = [(None, None)] + [
-        (None, None) if make is None else (next(parts), next(parts)) for make in makers
+        (None, None) if make is None else (next(parts), next(parts)) for make in _makers(game)
     ]
     view = (seen_real, seen_fake, labels, judged_real, judged_fake)
     return [Pass(discriminator, step, rng, *view, *second, game.dtype) for second in seconds]
 
 
 def generator_step(
-    players: Players, game: Game, count: int, labels: Tensor | None, rng: torch.Generator, step: int
+    players: Players, game: Game, fakes: Fakes, labels: Tensor | None, rng: torch.Generator, step: int
 ) -> Metrics:
-    """One update of G against the frozen D, on `count` fakes of its own."""
-    generator, discriminator = players.generator, players.discriminator
+    """One update of G, by the gradient of its `fakes` in the frozen D and by its own terms."""
+    generator, optimiser = players.generator, players.optimiser_generator
+    optimiser.zero_grad(set_to_none=True)
+    loss, gradient = fooling_gradient(players.discriminator, game, fakes.images, labels, rng)
+    with span("generator backward"):
+        fakes.backward(gradient)
+    losses = {"loss_generator": loss}
+    seen = GeneratorPass(generator, step // game.generator_every, rng, len(fakes.images), labels, game.dtype)
+    for term in game.generator_terms:
+        with span(f"term {type(term).__name__}"):
+            own = term.losses(seen)
+            for value in own.values():
+                value.backward()
+        losses |= {f"term_{name}": value.detach() for name, value in own.items()}
+    norm = _update(optimiser, "generator optimiser")
     generator.advance()
-    frozen = [p for p in discriminator.parameters() if p.requires_grad]
-    for parameter in frozen:
+    return losses | {"gradient_norm_generator": norm}
+
+
+def fooling_gradient(
+    discriminator: Discriminator, game: Game, fake: Tensor, labels: Tensor | None, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """G's adversarial loss on the images `fake` (B, C, H, W), augmented, and its gradient there."""
+    fake = fake.detach().requires_grad_()
+    with span("augment"):
+        view = game.augment(fake, rng)
+    seen = view.detach().requires_grad_()
+    loss = torch.zeros((), device=fake.device)
+    parts = game.accumulate
+    with frozen(discriminator):
+        for part in range(parts):
+            own_labels = None if labels is None else labels.chunk(parts)[part]
+            with span("generator's discriminator forward"):
+                judged = discriminator.judge(seen.chunk(parts)[part].to(game.dtype), own_labels)
+            own = _fooling(game.loss, judged) / parts
+            with span("generator's discriminator backward"):
+                own.backward()
+            loss += own.detach()
+    with span("augment"):
+        view.backward(seen.grad)
+    assert fake.grad is not None
+    return loss, fake.grad
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within it no parameter of `module` gets a gradient."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        fake = _generate(generator, game, count, labels, rng)
-        judged = discriminator.judge(game.augment(fake, rng).to(game.dtype), labels)
-        losses = {"loss_generator": _fooling(game.loss, judged)}
-        seen = GeneratorPass(generator, step // game.generator_every, rng, count, labels, game.dtype)
-        for term in game.generator_terms:
-            losses |= {f"term_{name}": value for name, value in term.losses(seen).items()}
-        norm = _update(players.optimiser_generator, torch.stack(list(losses.values())).sum())
+        yield
     finally:
-        for parameter in frozen:
+        for parameter in parameters:
             parameter.requires_grad_(True)
-    return {name: value.detach() for name, value in losses.items()} | {"gradient_norm_generator": norm}
+
+
+def _makers(game: Game) -> list[Callable[[Tensor, torch.Generator], Tensor] | None]:
+    return [term.second_view(game.augment) for term in game.terms]
+
+
+def _part_of_halves(view: Tensor, part: int, parts: int) -> Tensor:
+    """Part `part` of `parts` of [real, fake] (2B, ...): that part of both."""
+    return view if parts == 1 else torch.cat([half.chunk(parts)[part] for half in view.chunk(2)])
 
 
 def _adversarial(loss: AdversarialLoss, real: Judgement, fake: Judgement) -> Metrics:
@@ -136,25 +233,18 @@ def _fooling(loss: AdversarialLoss, fake: Judgement) -> Tensor:
     return value if fake.pixels is None else value + loss.generator(fake.pixels)
 
 
-def _generate(
-    generator: Generator, game: Game, count: int, labels: Tensor | None, rng: torch.Generator
-) -> Tensor:
-    z = torch.randn(count, generator.latent_dim, device=rng.device, generator=rng)
-    return generator.training_images(z.to(game.dtype), labels, rng).float()
-
-
-def _update(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """Backward and one optimiser step; returns the norm of the gradient."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    optimiser.step()
+def _update(optimiser: torch.optim.Optimizer, name: str) -> Tensor:
+    """One optimiser step; returns the norm of the gradient."""
+    with span(name):
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        optimiser.step()
     return norm
 
 
-def _detached(total: Tensor, losses: Metrics, seen: Pass) -> Metrics:
+def _detached(total: Tensor, losses: Metrics, seen: Pass, parts: int) -> Metrics:
+    """A part's share of the batch's numbers."""
     real, fake = seen.judged_real.logits.detach().mean(), seen.judged_fake.logits.detach().mean()
     terms = {f"term_{name}": value.detach() for name, value in losses.items()}
-    logits = {"logit_real": real, "logit_fake": fake, "logit_gap": real - fake}
-    return {"loss_discriminator": total.detach(), **terms, **logits}
+    means = terms | {"logit_real": real, "logit_fake": fake, "logit_gap": real - fake}
+    return {"loss_discriminator": total.detach()} | {name: value / parts for name, value in means.items()}

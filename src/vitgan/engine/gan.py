@@ -8,27 +8,32 @@ from torch import Tensor
 
 from vitgan.adversarial import Game, train_step
 from vitgan.data import Batch, ImageSet
+from vitgan.engine.compilation import compile_blocks
 from vitgan.engine.ema import update_average
 from vitgan.engine.images import grid
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import activation_dtype, build_state, step_generator
 from vitgan.models import to_uint8
+from vitgan.spans import span
 
 
 class GANTask:
     """A generator against a discriminator."""
 
-    def __init__(self, recipe: Recipe, images: ImageSet, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, images: ImageSet | None, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         self.state = build_state(recipe, images, device)
         self.generator = self.state.average
-        options = recipe.training
+        options, players = recipe.training, self.state.players
+        self.note = compile_blocks(options.compile, device, players.generator, players.discriminator)
         self.game = Game(
             loss=recipe.loss,
             augment=recipe.augment,
             terms=tuple(term for term in recipe.terms if term.active),
             generator_terms=tuple(term for term in recipe.generator_terms if term.active),
             generator_every=options.generator_every,
+            shared_fakes=options.shared_fakes,
+            accumulate=options.accumulate,
             dtype=activation_dtype(options.precision, device),
         )
         classes, count = self.generator.classes, options.sample_count
@@ -48,7 +53,8 @@ class GANTask:
         }
         rng = step_generator(recipe.training.seed, images_seen, self.device)
         values = train_step(players, self.game, batch.images, batch.labels, rng, images_seen // size)
-        update_average(self.generator, players.generator, recipe.ema.decay(size, images_seen + size))
+        with span("moving average"):
+            update_average(self.generator, players.generator, recipe.ema.decay(size, images_seen + size))
         return values, rates
 
     def tensors(self) -> dict[str, Tensor]:

@@ -62,6 +62,14 @@ class TrainingOptions:
     """Images of an update."""
     generator_every: int = 1
     """Discriminator updates for each generator update."""
+    shared_fakes: bool = True
+    """Both players' updates use the same fakes, made in one pass; False draws a set for each."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other: less memory for the same update."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the transformer blocks; auto: on a CUDA GPU alone (a CPU gains little)."""
     images: int | None = None
     """Stop after this many images."""
     minutes: float | None = None
@@ -89,6 +97,7 @@ class TrainingOptions:
         for name in (
             "batch",
             "generator_every",
+            "accumulate",
             "log_every",
             "sample_every",
             "sample_count",
@@ -97,6 +106,10 @@ class TrainingOptions:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"--training.{name.replace('_', '-')} must be at least 1.")
+        if self.batch % self.accumulate:
+            raise UserError(
+                f"--training.batch {self.batch} is not a multiple of --training.accumulate {self.accumulate}."
+            )
         for flag in ("images", "minutes", "training.threads"):
             value = getattr(self, flag.removeprefix("training."))
             if value is not None and value <= 0:
@@ -112,6 +125,9 @@ RESUMABLE = (
     "training.images",
     "training.minutes",
     "training.precision",
+    "training.accumulate",
+    "training.activation_checkpointing",
+    "training.compile",
     "training.threads",
     "training.log_every",
     "training.sample_every",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitgan.adversarial import Players
 from vitgan.data import ImageSet
 from vitgan.engine.recipe import Precision, Recipe
+from vitgan.errors import UserError
 from vitgan.models import Discriminator, Generator
 
 
@@ -81,6 +82,8 @@ def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -
     """A run at image 0: weights drawn from the recipe's seed alone, the same on every device."""
     generator, discriminator = build_networks(recipe, images)
     generator, discriminator = generator.to(device), discriminator.to(device)
+    if recipe.training.activation_checkpointing:
+        _checkpoint_activations(generator, discriminator)
     players = Players(
         generator=generator,
         discriminator=discriminator,
@@ -89,6 +92,16 @@ def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -
     )
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     return State(players, average)
+
+
+def _checkpoint_activations(*networks: Generator | Discriminator) -> None:
+    for network in networks:
+        if not network.can_recompute:
+            raise UserError(
+                f"{type(network).__name__} has no activation checkpointing: leave "
+                "--training.activation-checkpointing out, or set --training.accumulate to use less memory."
+            )
+        network.activation_checkpointing = True
 
 
 def build_networks(recipe: Recipe, images: ImageSet | None) -> tuple[Generator, Discriminator]:

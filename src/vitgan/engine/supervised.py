@@ -45,6 +45,7 @@ class OneNetwork(NamedState):
     """One network, its optimiser, and a loss to lower: what the tasks of this file share."""
 
     generator: Generator | None = None
+    note: str | None = None
 
     def __init__(
         self, recipe: ClassifierRecipe | SirenRecipe, network: nn.Module, device: torch.device
@@ -100,9 +101,9 @@ class ClassifierTask(OneNetwork):
     def step(self, batch: Batch, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One update; where a line of the log is due, the held-out accuracy after it."""
         assert batch.labels is not None
-        self.network.advance()
         logits = self.network(batch.images.to(self.dtype))  # (B, K)
         values, rates = self._update(F.cross_entropy(logits, batch.labels), images_seen)
+        self.network.advance()
         values["accuracy_training"] = (logits.detach().argmax(1) == batch.labels).float().mean()
         if (images_seen + self.options.batch) % self.options.log_every < self.options.batch:
             values["accuracy_held_out"] = torch.tensor(self.accuracy(), device=self.device)

@@ -40,6 +40,7 @@ class ClassifierRecipe(RunRecipe):
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
+        _refuse_settings_of_a_game(self.training)
         if not self.data.labels:
             raise UserError("A classifier learns the labels of its images: set --data.labels True.")
 
@@ -64,10 +65,19 @@ class SirenRecipe(RunRecipe):
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
+        _refuse_settings_of_a_game(self.training)
         if self.training.batch != 1:
             raise UserError("A step fits one image, whole: set --training.batch 1.")
         if self.data.flip:
             raise UserError("A mirrored image is another one to fit: set --data.flip False.")
+
+
+def _refuse_settings_of_a_game(training: TrainingOptions) -> None:
+    plain = TrainingOptions()
+    for name in ("generator_every", "shared_fakes", "accumulate", "activation_checkpointing", "compile"):
+        if getattr(training, name) != getattr(plain, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"--training.{flag} belongs to two networks in a game: leave it out here.")
 
 
 AnyRecipe = Recipe | ClassifierRecipe | SirenRecipe

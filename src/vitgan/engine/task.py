@@ -17,6 +17,11 @@ class Task(Protocol):
         """What draws samples and is scored, the averaged weights; None where there is none."""
         ...
 
+    @property
+    def note(self) -> str | None:
+        """A line to tell before the first step, whose time is told after it; None where there is none."""
+        ...
+
     def step(self, batch: Batch, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One update on `batch`, the first of which is image `images_seen` of the run.
 

@@ -111,8 +111,10 @@ class Run:
             seconds=self.seconds,
             quiet=quiet,
         )
-        for note in notes:
-            self.progress.message(note)
+        for note in [*notes, self.task.note]:
+            if note is not None:
+                self.progress.message(note)
+        self._first_step = True
         self.watch = self._watch()
         self._began = time.perf_counter() - self.seconds
         self._logged = (self.images_seen, self.seconds)
@@ -143,7 +145,10 @@ class Run:
         values, self.rates = self.task.step(batch, self.images_seen)
         self.metrics.add(self.images_seen, values)
         self.images_seen += self.options.batch
-        self.seconds = time.perf_counter() - self._began
+        before, self.seconds = self.seconds, time.perf_counter() - self._began
+        if self._first_step and self.task.note is not None:
+            self.progress.message(f"The first step took {self.seconds - before:.0f} seconds.")
+        self._first_step = False
 
     def _after_step(self) -> None:
         scores = self._evaluate() if self.watch and self._due(self.evaluation.every) else {}

@@ -190,7 +190,7 @@ class BigGANGenerator(Generator):
         return partial(ConditionalBatchNorm, condition_dim=self.label_size + part, linear=linear)
 
     def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a generator update."""
+        """One step of the spectral norm's power iteration: call it once a generator update, after it."""
         self.spectral.advance()
 
     def synthesise(self, w: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class BigGANDiscriminator(Discriminator):
         self.spectral = SpectralNorm(layers, improved=False)
 
     def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update."""
+        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
         self.spectral.advance()
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -87,7 +87,7 @@ class ContraDDiscriminator(Discriminator):
         self.spectral = _spectral_norm(self.encoder, backbone.spectral_norm)
 
     def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update."""
+        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
         if self.spectral is not None:
             self.spectral.advance()
 

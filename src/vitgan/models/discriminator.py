@@ -31,6 +31,11 @@ class Judgement:
 class Discriminator(nn.Module, abc.ABC):
     """images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32."""
 
+    can_recompute = False
+    """Whether it knows activation checkpointing."""
+    activation_checkpointing = False
+    """Keep no activations within the blocks; the backward pass computes them again."""
+
     @abc.abstractmethod
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
@@ -39,4 +44,4 @@ class Discriminator(nn.Module, abc.ABC):
         return Judgement(self(images, labels))
 
     def advance(self) -> None:
-        """What must happen once a discriminator update, before it: a power iteration, say."""
+        """What must happen once a discriminator update, after it: a power iteration, say."""

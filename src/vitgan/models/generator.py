@@ -16,6 +16,10 @@ class Generator(nn.Module, abc.ABC):
     z, as the noise and the style mixing of StyleGAN2.
     """
 
+    can_recompute = False
+    """Whether it knows activation checkpointing."""
+    activation_checkpointing = False
+    """Keep no activations within the blocks; the backward pass computes them again."""
     mapping: nn.Module
     """z (B, Z), labels (B,) or None -> w (B, ...), whose mean truncation pulls to."""
 
@@ -36,7 +40,7 @@ class Generator(nn.Module, abc.ABC):
         return self(z, labels)
 
     def advance(self) -> None:
-        """What must happen once a generator update, before it: a power iteration, say."""
+        """What must happen once a generator update, after it: a power iteration, say."""
 
     @torch.no_grad()
     def latents(self, count: int, *, seed: int) -> Tensor:

@@ -85,7 +85,7 @@ class UNetDiscriminator(Discriminator):
         return None if kind == "none" else SpectralNorm(layers, improved=kind == "improved")
 
     def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update."""
+        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
         if self.spectral is not None:
             self.spectral.advance()
 
@@ -99,7 +99,7 @@ class UNetDiscriminator(Discriminator):
             maps = self._encoded(images)
             return Judgement(self._image_logits(maps[-1], labels), pixels=self._pixel_logits(maps, labels))
 
-    def _normalised(self) -> AbstractContextManager[None]:
+    def _normalised(self) -> AbstractContextManager[object]:
         return nullcontext() if self.spectral is None else self.spectral.applied()
 
     def _encoded(self, images: Tensor) -> list[Tensor]:

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H x W image, P patch, o overlap, L = HW / P^2 patch
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,6 +24,7 @@ from vitgan.nn import (
     SelfAttention,
     SpectralNorm,
     patchify,
+    recomputed,
 )
 from vitgan.options import check
 
@@ -87,6 +89,8 @@ class VisionTransformer(Discriminator):
     images (B, C, H, W) in [-1, 1], labels (B,) or None -> logits (B, K) in fp32; K = 1 unless given.
     """
 
+    can_recompute = True
+
     def __init__(
         self,
         options: VisionTransformerOptions,
@@ -120,36 +124,49 @@ class VisionTransformer(Discriminator):
         return SpectralNorm(layers, improved=self.options.spectral_norm == "improved")
 
     def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update."""
+        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
         if self.spectral is not None:
             self.spectral.advance()
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.spectral is None:
-            return self._logits(images, labels)
-        with self.spectral.applied():
-            return self._logits(images, labels)
+            return self._logits(images, labels, nullcontext)
+        with self.spectral.applied() as weights:
+            return self._logits(images, labels, partial(self.spectral.using, weights))
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(
+        self, images: Tensor, again: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> Tensor:
         """y = LN(h_L^0), (B, D). The last block computes the class token alone, which is all that y reads.
 
-        Normalised weights are used only within `forward`.
+        Normalised weights are used only within `forward`; `again` makes its context for activations that are
+        computed again.
         """
         patches = self.embed(patchify(images, self.options.patch, self.overlap))  # (B, L, D)
         class_token = self.class_token.to(patches.dtype).expand(len(patches), -1, -1)
         h = torch.cat((class_token, patches), 1) + self.position.to(patches.dtype)  # (B, L + 1, D)
+        call = partial(recomputed, again=again) if self.activation_checkpointing else _call
         for i, block in enumerate(self.blocks):
-            h = block(h, first=1 if i == len(self.blocks) - 1 else None)
+            h = call(block, h, None, 1 if i == len(self.blocks) - 1 else None)
         return self.norm(h[:, 0])
 
-    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        y = self.features(images)
+    def _logits(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        again: Callable[[], AbstractContextManager[object]],
+    ) -> Tensor:
+        y = self.features(images, again)
         logits = self.head(y).float()
         if self.label is None:
             return logits
         assert labels is not None
         embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
         return logits + (embedding * y).float().sum(-1, keepdim=True) / self.options.width**0.5
+
+
+def _call(block: nn.Module, *inputs: Tensor | int | None) -> Tensor:
+    return block(*inputs)
 
 
 def _scaled_linear(*arguments: int, gain_factor: float, gain: float = 1.0, **keywords: bool) -> Linear:

@@ -26,6 +26,7 @@ from vitgan.nn import (
     MultilayerPerceptron,
     SelfAttention,
     SelfModulatedLayerNorm,
+    recomputed,
 )
 from vitgan.nn.implicit import Combine
 from vitgan.options import check
@@ -110,6 +111,8 @@ class ViTGANGenerator(Generator):
     [choice] A tanh bounds the image; no source names the last activation.
     """
 
+    can_recompute = True
+
     def __init__(
         self, options: ViTGANGeneratorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
@@ -131,7 +134,8 @@ class ViTGANGenerator(Generator):
 
     def synthesise(self, w: Tensor) -> Tensor:
         """w (B, D) -> images (B, C, H, W)."""
-        return torch.tanh(self.output(self.tokens(w), w))
+        tokens = self.tokens(w)
+        return torch.tanh(self._call(self.output, tokens, w))
 
     def tokens(self, w: Tensor) -> Tensor:
         """y (B, L, D): entry of w, blocks and last norm."""
@@ -141,8 +145,11 @@ class ViTGANGenerator(Generator):
         elif self.options.entry == "B":
             h = torch.cat((w.unsqueeze(1), h), 1)  # (B, 1 + L, D)
         for block in self.blocks:
-            h = block(h, w)
+            h = self._call(block, h, w)
         return self.norm(h[:, -self.position.shape[1] :], w)
+
+    def _call(self, part: nn.Module, tokens: Tensor, w: Tensor) -> Tensor:
+        return recomputed(part, tokens, w) if self.activation_checkpointing else part(tokens, w)
 
 
 def _block(

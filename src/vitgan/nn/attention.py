@@ -5,31 +5,136 @@ Shapes: B batch, N tokens, D width, h heads, d = D / h.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear, at_least_fp32
 
+# Measured on a CPU (docs/performance.md).
+FUSED_FROM = 512  # keys from which torch's fused kernel is the faster in fp32
+DIAGONAL_UP_TO = 128  # keys up to which dS + dS^T is the cheaper in the products' backward
+
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V of (B, h, N, d) tensors (arXiv 1706.03762), by torch's fused kernel."""
-    return F.scaled_dot_product_attention(query, key, value)
+    """softmax(Q K^T / sqrt(d)) V of (B, h, N, d) tensors (arXiv 1706.03762).
+
+    By torch's fused kernel, but in bf16 on a CPU, where that one is slower than the plain products.
+    """
+    if fused_allowed() and not (query.device.type == "cpu" and query.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(query, key, value)
+    return (query * (1 / math.sqrt(query.shape[-1])) @ key.mT).softmax(-1) @ value
 
 
 def l2_attention(query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthest: bool = False) -> Tensor:
     """softmax_j(-|q_i - k_j|^2 / sqrt(d)) V: query (B, h, M, d), key and value (B, h, N, d) -> (B, h, M, d).
 
     [Kim et al., arXiv 2006.04710]. |q_i|^2 is the same for all j and drops out of the softmax, which leaves
-    2 q_i.k_j - |k_j|^2: no (M, N, d) tensor. The products are in the dtype of the inputs,
-    norms and softmax in fp32 at least.
-    `attend_to_farthest` takes the plus sign that the deck and the blog print (docs/method.md, erratum 1).
+    2 q_i.k_j - |k_j|^2: no (M, N, d) tensor. `attend_to_farthest` takes the plus sign that the deck and the
+    blog print (docs/method.md, erratum 1). Three ways to the same number: torch's fused kernel over a head
+    with the norms as more features, products with a backward of their own, and the plain products, which
+    are taken within `sdpa_kernel(SDPBackend.MATH)`. The fused kernel cannot be differentiated twice.
     """
+    if not fused_allowed():
+        return plain_l2_attention(query, key, value, attend_to_farthest=attend_to_farthest)
+    long = key.shape[-2] >= FUSED_FROM and key.dtype == torch.float32
+    if key.device.type != "cpu" or long:
+        return fused_l2_attention(query, key, value, attend_to_farthest=attend_to_farthest)
+    own = None if query is key else query.flatten(0, 1)
+    sign = -1.0 if attend_to_farthest else 1.0
+    return _L2Products.apply(own, key.flatten(0, 1), value.flatten(0, 1), sign).unflatten(0, key.shape[:2])
+
+
+def fused_allowed() -> bool:
+    """False within `sdpa_kernel(SDPBackend.MATH)`: what is computed there may be differentiated twice."""
+    return torch.backends.cuda.flash_sdp_enabled()
+
+
+def plain_l2_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthest: bool = False
+) -> Tensor:
+    """`l2_attention` as it is written: products in the inputs' dtype, norms and softmax in fp32 at least."""
     products = at_least_fp32(query @ key.mT)  # (B, h, M, N)
     squared_norm = key.to(products.dtype).square().sum(-1)  # (B, h, N)
     sign = -1.0 if attend_to_farthest else 1.0
     logits = (2 * products - squared_norm.unsqueeze(-2)) * (sign / math.sqrt(query.shape[-1]))
     return logits.softmax(-1).to(value.dtype) @ value
+
+
+def fused_l2_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthest: bool = False
+) -> Tensor:
+    """`l2_attention` by torch's fused kernel: q' = [q, 1, 1], k' = [k, -|k|^2 / 2], scale 2 / sqrt(d).
+
+    The norm is two features, what the dtype can hold of it and the rest, so bf16 rounds it to 16 bits.
+    """
+    size, dtype = query.shape[-1], query.dtype
+    norm = at_least_fp32(key).square().sum(-1, keepdim=True) / -2  # (B, h, N, 1)
+    coarse = norm.to(dtype)
+    extra = [coarse, (norm - coarse.to(norm.dtype)).to(dtype)]
+    zeros = key.new_zeros(*key.shape[:-1], -(size + 2) % 8)  # the kernels of a GPU want a multiple of 8
+    keys = torch.cat((key, *extra, zeros), -1)
+    ones = query.new_ones(*query.shape[:-1], 2)
+    queries = torch.cat((query, ones, query.new_zeros(*query.shape[:-1], zeros.shape[-1])), -1)
+    values = F.pad(value, (0, keys.shape[-1] - size))
+    scaled = -queries if attend_to_farthest else queries  # kernels want a positive scale
+    return F.scaled_dot_product_attention(scaled, keys, values, scale=2 / math.sqrt(size))[..., :size]
+
+
+class _L2Products(torch.autograd.Function):
+    """`l2_attention` of (B h, N, d) with fewer passes over the (M, N) logits than autograd would make.
+
+    The norms less their mean are what the first product is added to: softmax does not see the mean, and
+    bf16 rounds small numbers less. With one matrix for query and key, S = K K^T is symmetric in them, so
+    dK = c ((dS + dS^T) - diag(column sums of dS)) K with c = 2 sign / sqrt(d): one product. A gradient that
+    is to be differentiated again is that of the plain products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor | None, key: Tensor, value: Tensor, sign: float) -> Tensor:
+        ctx.sign, ctx.scale = sign, 2 * sign / math.sqrt(key.shape[-1])
+        norm = at_least_fp32(key).square().sum(-1, keepdim=True).mT  # (B h, 1, N)
+        centred = ((norm.mean(-1, keepdim=True) - norm) * (ctx.scale / 2)).to(key.dtype)
+        weights = torch.baddbmm(centred, key if query is None else query, key.mT, alpha=ctx.scale).softmax(-1)
+        ctx.save_for_backward(query, key, value, weights)
+        return weights @ value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query, key, value, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            return *_plain_gradients(query, key, value, gradient, ctx.sign), None
+        of_value = weights.mT @ gradient
+        of_logits = torch.ops.aten._softmax_backward_data(gradient @ value.mT, weights, -1, weights.dtype)
+        return *_l2_gradients(query, key, of_logits, ctx.scale), of_value, None
+
+
+def _plain_gradients(
+    query: Tensor | None, key: Tensor, value: Tensor, gradient: Tensor, sign: float
+) -> tuple[Tensor | None, ...]:
+    """Gradients of query, key and value that can be differentiated; the query's None where it is the key."""
+    inputs = [key, value] if query is None else [query, key, value]
+    out = plain_l2_attention(key if query is None else query, key, value, attend_to_farthest=sign < 0)
+    found = torch.autograd.grad(out, inputs, gradient, create_graph=True)
+    return (None, *found) if query is None else found
+
+
+def _l2_gradients(
+    query: Tensor | None, key: Tensor, of_logits: Tensor, scale: float
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of query and key, of that of the logits (B h, M, N); the query None where it is the key."""
+    columns = of_logits.sum(-2)  # (B h, N)
+    if query is None and key.shape[-2] <= DIAGONAL_UP_TO:
+        both = of_logits + of_logits.mT
+        both.diagonal(dim1=-2, dim2=-1).sub_(columns)
+        return None, torch.baddbmm(key, both, key, beta=0, alpha=scale)
+    own = key if query is None else query
+    of_key = torch.baddbmm(key * columns.unsqueeze(-1), of_logits.mT, own, beta=-scale, alpha=scale)
+    if query is None:
+        return None, of_key.baddbmm_(of_logits, key, alpha=scale)
+    return torch.baddbmm(query, of_logits, key, beta=0, alpha=scale), of_key
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -88,7 +193,7 @@ class L2Attention(nn.Module):
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         key, value = split_heads(self.query_key(x), self.heads), split_heads(self.value(x), self.heads)
-        query = key[:, :, :first]
+        query = key if first is None else key[:, :, :first]
         return self.out(
             merge_heads(l2_attention(query, key, value, attend_to_farthest=self.attend_to_farthest))
         )

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear, at_least_fp32
 from vitgan.nn.patches import unpatchify
+from vitgan.nn.product import affine
 
 Combine = Literal["modulation", "concatenation", "sum"]
 
@@ -27,8 +27,8 @@ def pixel_coordinates(side: int, device: torch.device | None = None) -> Tensor:
 class ModulatedLinear(nn.Module):
     """A linear layer whose weights a token scales, w'_ij = s_i(y) w_ij (blog; StyleGAN2, CIPS).
 
-    x (..., K, I) with K pixels a token, y (..., D) -> (..., K, O). The scale is put on the input: the same
-    product. With `demodulate` the weights w'_j of every output feature are brought to the norm that
+    x (K, I), K pixels alike for all tokens, or (..., K, I), each token's own, and y (..., D) -> (..., K, O),
+    times `factor`. With `demodulate` the weights w'_j of every output feature are brought to the norm that
     w_j has at the start, whatever the token.
     """
 
@@ -39,15 +39,34 @@ class ModulatedLinear(nn.Module):
         self.layer, self.demodulate = layer, demodulate
         self.style = linear(width, layer.in_features, bias_start=1.0)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, factor: float = 1.0) -> Tensor:
         style = self.style(y)  # (..., I)
+        weight, bias = self.layer.effective_weight(), self.layer.effective_bias()  # (O, I), (O,)
+        product = _of_shared_pixels if x.ndim == 2 else _of_own_pixels
+        scaled = (weight * factor).to(x.dtype)
+        shift = None if bias is None else (bias * factor).to(x.dtype)
         if not self.demodulate:
-            return self.layer(x * style.unsqueeze(-2))
-        weight, bias = self.layer.effective_weight(), self.layer.effective_bias()
+            return product(x, style, scaled, shift)
         squared = at_least_fp32(style).square() @ weight.square().mT  # (..., O)
         norm = self.layer.gain * (squared + 1e-8).rsqrt()
-        out = F.linear(x * style.unsqueeze(-2), weight.to(x.dtype)) * norm.to(x.dtype).unsqueeze(-2)
-        return out if bias is None else out + bias.to(x.dtype)
+        out = product(x, style, scaled, None) * norm.to(x.dtype).unsqueeze(-2)  # (..., K, O)
+        return out if shift is None else out + shift
+
+
+def _of_shared_pixels(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """sum_i s_i x_ki w_oi + b_o as one product of the styles (..., I) and all x_ki w_oi: (..., K, O).
+
+    The arithmetic is that of modulating the input, without a tensor of (..., K, I).
+    """
+    pairs = x.unsqueeze(1) * weight  # (K, O, I)
+    repeated = None if bias is None else bias.repeat(len(x))
+    return affine(style, pairs.flatten(0, 1), repeated).unflatten(-1, pairs.shape[:2])
+
+
+def _of_own_pixels(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """sum_i x_ki s_i w_oi + b_o of x (..., K, I), a token's weights made first: (..., K, O)."""
+    out = x @ (style.unsqueeze(-2) * weight).mT
+    return out if bias is None else out + bias
 
 
 class ImplicitOutput(nn.Module):
@@ -113,7 +132,7 @@ class ImplicitOutput(nn.Module):
 
     def _colours(self, fourier: Tensor, tokens: Tensor) -> Tensor:
         if self.combine == "modulation":
-            hidden = torch.sin(self.omega_0 * self.sine(fourier, tokens))  # (B, L, P^2, M)
+            hidden = torch.sin(self.sine(fourier, tokens, self.omega_0))  # (B, L, P^2, M)
             return self.colour(hidden, tokens)
         tokens = tokens.unsqueeze(-2).expand(*tokens.shape[:2], len(fourier), -1)
         joined = (

@@ -7,8 +7,9 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vitgan.nn.product import affine
 
 Initialisation = Literal["normal", "uniform"]
 
@@ -69,7 +70,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.effective_bias()
-        return F.linear(x, self.effective_weight().to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return affine(x, self.effective_weight().to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @torch.no_grad()
     def assign(self, weight: Tensor, bias: Tensor | None = None) -> None:
