@@ -17,7 +17,7 @@ from typing import NoReturn
 from vitgan import __version__
 from vitgan.errors import UserError
 
-COMMANDS = ("train", "sample", "evaluate", "reproduce", "inspect", "data", "list")
+COMMANDS = ("train", "sample", "evaluate", "reproduce", "inspect", "bench", "data", "list")
 EXAMPLES = """examples:
   vitgan train                                        real handwritten digits, in minutes
   vitgan train cifar10 --data IMAGES.zip --minutes 60
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   vitgan evaluate runs/digits --features classifier
   vitgan reproduce generator --minutes 2
   vitgan inspect runs/digits
+  vitgan bench --recipe digits
   vitgan data info IMAGES.zip
 """
 

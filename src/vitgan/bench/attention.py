@@ -1,0 +1,136 @@
+"""L2 attention against dot-product attention: time of forward and backward, and error.
+
+Shapes: B batch, N tokens, h heads, d size of a head.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitgan.bench.settings import Settings
+from vitgan.bench.timing import interleaved
+from vitgan.engine.recipe import Precision
+from vitgan.engine.state import activation_dtype
+from vitgan.nn import dot_product_attention, l2_attention
+from vitgan.nn.attention import fused_l2_attention, plain_l2_attention
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+HEADS, HEAD = 6, 64
+ERROR_BATCH = 2
+KEY_DEVIATION = 0.5  # of queries and keys, as L2 attention starts (vitgan.nn.L2Attention)
+L2 = "l2"
+
+
+def plain_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V of (B, h, N, d) tensors, differentiated by autograd."""
+    return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1) @ value
+
+
+# The first two are what the ratio is to: dot-product attention as it is written, and torch's own.
+REFERENCES: dict[str, Attention] = {
+    "plain dot product": plain_dot_product,
+    "torch's fused dot product": F.scaled_dot_product_attention,
+}
+DOT_PRODUCTS: dict[str, Attention] = REFERENCES | {"vitgan's dot product": dot_product_attention}
+TIED: dict[str, Attention] = {L2: l2_attention, "plain l2": plain_l2_attention}
+JUDGED: dict[str, Attention] = {
+    L2: l2_attention,
+    "fused l2": fused_l2_attention,
+    "plain l2": plain_l2_attention,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCost:
+    """Of one size and precision."""
+
+    tokens: int
+    batch: int
+    precision: Precision
+    milliseconds: dict[str, float]
+    """Of forward and backward by route, medians."""
+    l2_over_fastest_dot_product: float
+    """Of the plain and torch's fused one."""
+    l2_over: dict[str, float]
+    """By route."""
+    errors: dict[str, dict[str, float]]
+    """Of each L2 route against float64: |x - x_64| / |x_64| of the output and both gradients."""
+
+
+def measure_attention(settings: Settings) -> list[AttentionCost]:
+    """Each size and precision, its routes in turn."""
+    return [
+        _cost(tokens, batch, precision, settings)
+        for tokens, batch in settings.sizes.attention
+        for precision in settings.precisions
+    ]
+
+
+def _cost(tokens: int, batch: int, precision: Precision, settings: Settings) -> AttentionCost:
+    device, dtype = settings.device, activation_dtype(precision, settings.device)
+    calls = _passes(batch, tokens, dtype, device)
+    times = interleaved(calls, rounds=settings.sizes.rounds, device=device, repeats=settings.sizes.repeats)
+    taken = {name: 1000 * time.median for name, time in times.items()}
+    return AttentionCost(
+        tokens=tokens,
+        batch=batch,
+        precision=precision,
+        milliseconds=taken,
+        l2_over_fastest_dot_product=taken[L2] / min(taken[name] for name in REFERENCES),
+        l2_over={name: taken[L2] / taken[name] for name in taken if name != L2},
+        errors=errors(tokens, dtype, device),
+    )
+
+
+def _passes(
+    batch: int, tokens: int, dtype: torch.dtype, device: torch.device
+) -> Mapping[str, Callable[[], object]]:
+    """Forward and backward of every route; L2's query is its key, one tensor."""
+    query, key, value, gradient = random_heads(batch, tokens, dtype, device)
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(forward_backward, route, (query, key, value), gradient)
+        for name, route in DOT_PRODUCTS.items()
+    }
+    return calls | {
+        name: partial(forward_backward, route, (key, value), gradient) for name, route in TIED.items()
+    }
+
+
+def random_heads(
+    batch: int, tokens: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value and the output's gradient, (B, h, N, d), each laid out as `split_heads` gives it."""
+    rng = torch.Generator(device).manual_seed(0)
+    shape = (4, batch, tokens, HEADS, HEAD)
+    normal = torch.randn(shape, device=device, generator=rng)
+    normal[:2] *= KEY_DEVIATION
+    query, key, value, gradient = (x.contiguous().transpose(1, 2) for x in normal.to(dtype))
+    return query, key, value, gradient
+
+
+def forward_backward(route: Attention, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+    """Output and gradients of (query, key, value), or of (key, value) where the query is the key."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = route(leaves[0], *leaves[-2:])
+    return out.detach(), *torch.autograd.grad(out, leaves, gradient)
+
+
+def errors(tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, float]]:
+    """Of the L2 routes in `dtype` against the plain one in float64 on the same, rounded, numbers."""
+    _, *inputs, gradient = random_heads(ERROR_BATCH, tokens, dtype, device)
+    exact = forward_backward(plain_l2_attention, tuple(x.double() for x in inputs), gradient.double())
+    found: dict[str, dict[str, float]] = {}
+    for name, route in JUDGED.items():
+        computed = forward_backward(route, tuple(inputs), gradient)
+        names = ("output", "key's gradient", "value's gradient")
+        found[name] = {
+            part: ((x.double() - y).norm() / y.norm()).item()
+            for part, x, y in zip(names, computed, exact, strict=True)
+        }
+    return found

@@ -1,0 +1,87 @@
+"""The rate at which this machine multiplies matrices: what the step's own rate is compared with.
+
+Shapes: n side of a square matrix.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from vitgan.bench.timing import seconds
+from vitgan.engine.recipe import Precision
+from vitgan.engine.state import activation_dtype
+from vitgan.nn.product import affine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """Of one precision."""
+
+    gflops: float
+    """The best route's median over the moments, 10^9 floating-point operations a second."""
+    route: str
+    routes: dict[str, float]
+    """Median of every route, 10^9 floating-point operations a second."""
+    moments: int
+
+
+class PeakMeter:
+    """Times square products by every route, one sample of each a call of `sample`.
+
+    The routes are `torch.mm` (n, n) (n, n) and, on a CPU, the library's own product of rows and a weight,
+    which is a 1 x 1 convolution where that is faster. A product of n is 2 n^3 operations. The peak of several
+    moments is the best of the routes' medians over them: of moments before, between and after the steps it
+    is what the machine could do while it took those steps.
+    """
+
+    def __init__(
+        self, precision: Precision, device: torch.device, sides: tuple[int, ...], repeats: int = 1
+    ) -> None:
+        self.device, self.repeats = device, repeats
+        self._calls: dict[str, tuple[int, Callable[[], object]]] = {}
+        dtype = activation_dtype(precision, device)
+        for side in sides:
+            for name, call in _routes(side, dtype, device).items():
+                call()
+                self._calls[f"{name} {side}"] = (side, call)
+        self._rates: dict[str, list[float]] = defaultdict(list)
+
+    def sample(self) -> None:
+        """One moment."""
+        for name, (side, call) in self._calls.items():
+            self._rates[name].append(2e-9 * side**3 / seconds(call, self.device, self.repeats))
+
+    def peak(self) -> Peak:
+        """Of the moments so far; at least one."""
+        medians = {name: statistics.median(rates) for name, rates in self._rates.items()}
+        best = max(medians, key=lambda name: medians[name])
+        moments = len(self._rates[best])
+        return Peak(gflops=medians[best], route=best, routes=medians, moments=moments)
+
+
+def _routes(side: int, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], object]]:
+    left, right = torch.randn(2, side, side, device=device).to(dtype)
+    calls: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(left, right)}
+    if device.type == "cpu":
+        rows = left.unflatten(0, (2, -1))  # (2, n / 2, n)
+        calls["vitgan.nn.product.affine"] = torch.no_grad()(lambda: affine(rows, right))
+    return calls
+
+
+def measure_peak(
+    precisions: tuple[Precision, ...],
+    device: torch.device,
+    *,
+    sides: tuple[int, ...],
+    rounds: int,
+    repeats: int = 1,
+) -> dict[str, Peak]:
+    """Of each precision, the precisions in turn."""
+    meters = {name: PeakMeter(name, device, sides, repeats) for name in precisions}
+    for _ in range(rounds):
+        for meter in meters.values():
+            meter.sample()
+    return {name: meter.peak() for name, meter in meters.items()}

@@ -1,0 +1,172 @@
+"""How the cost of a ViTGAN step grows with one size at a time.
+
+Shapes: R resolution, P patch, L = R^2 / P^2 patches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from vitgan.adversarial import BCR
+from vitgan.bench.flops import performed_flops
+from vitgan.bench.memory import memory_of
+from vitgan.bench.settings import open_images
+from vitgan.bench.steps import WARM_UP, Stepper
+from vitgan.data import DataOptions
+from vitgan.engine.recipe import Recipe, TrainingOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
+
+HEAD = 32  # size of an attention head at every width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The sizes that all but one keep."""
+
+    batch: int = 16
+    width: int = 128
+    depth: int = 2
+    patch: int = 4
+    resolution: int = 32
+
+    def recipe(self) -> Recipe:
+        """ViTGAN in fp32 with bCR; both networks of the same width, depth and patch, MLPs 4 times as wide."""
+        sizes: dict[str, Any] = {"patch": self.patch, "depth": self.depth, "width": self.width}
+        sizes |= {"heads": max(self.width // HEAD, 1), "perceptron_width": 4 * self.width}
+        return Recipe(
+            name="scaling",
+            data=DataOptions(resolution=self.resolution, channels=3),
+            generator=ViTGANGeneratorOptions(**sizes, latent_dim=self.width),
+            discriminator=VisionTransformerOptions(**sizes),
+            terms=(BCR(real=10.0, fake=10.0),),
+            training=TrainingOptions(batch=self.batch, precision="fp32"),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image."""
+        return (self.resolution // self.patch) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """A size and its values, the other sizes those of the base; "tokens" varies the patch alone."""
+
+    name: str
+    field: str
+    values: tuple[int, ...]
+
+    def bases(self, base: Base) -> list[Base]:
+        """Smallest first."""
+        return [replace(base, **{self.field: value}) for value in self.values]
+
+    def size(self, base: Base) -> int:
+        """The number on the horizontal axis."""
+        return base.tokens if self.name == "tokens" else getattr(base, self.field)
+
+
+RANGES = (
+    Range(name="batch", field="batch", values=(4, 8, 16, 32, 64)),
+    Range(name="width", field="width", values=(32, 64, 128, 256, 512)),
+    Range(name="depth", field="depth", values=(1, 2, 4, 8, 16)),
+    Range(name="tokens", field="patch", values=(16, 8, 4, 2)),
+    Range(name="resolution", field="resolution", values=(16, 24, 32, 48, 64)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A step at one size."""
+
+    size: int
+    seconds: float
+    """The fastest of the rounds, which other work on the machine disturbs least."""
+    flops: float
+    """Of the whole step, from the shapes."""
+    memory_mib: float | None
+    """Highest of a fresh process, MiB: resident, or allocated by torch on a GPU; None if not asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Of one size."""
+
+    name: str
+    points: list[Point]
+    fitted_from: float
+    """The upper half of the range, on a log scale: sizes from here on."""
+    exponent: float
+    """Of the seconds over the size there."""
+    expected_exponent: float
+    """Of the FLOPs there."""
+    memory_exponent: float | None
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """(a, b) of the power law value = b size^a by least squares of the logarithms; two sizes at least."""
+    x, y = [math.log(size) for size in sizes], [math.log(value) for value in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    spread = sum((one - mean_x) ** 2 for one in x)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    return slope, math.exp(mean_y - slope * mean_x)
+
+
+def upper_half(points: Sequence[Point]) -> list[Point]:
+    """Those from the geometric mean of the smallest and the largest size on."""
+    sizes = [point.size for point in points]
+    return [point for point in points if point.size**2 >= min(sizes) * max(sizes)]
+
+
+def measure_range(
+    varied: Range, base: Base, *, device: torch.device, rounds: int, memory: bool = False
+) -> Scaling:
+    """Steps at every size of one range, the sizes in turn; `memory` starts a process for each."""
+    bases = varied.bases(base)
+    steppers = [_stepper(one, device) for one in bases]
+    seconds = [math.inf for _ in bases]
+    peaks: list[float | None] = [None for _ in bases]
+    for _ in range(rounds):
+        for k, stepper in enumerate(steppers):
+            seconds[k] = min(seconds[k], stepper.timed(recorded=False))
+    if memory:
+        peaks = [memory_of(one.recipe(), data=None, device=device).peak_mib for one in bases]
+    points = [
+        Point(size=varied.size(one), seconds=taken, flops=_flops(one), memory_mib=peak)
+        for one, taken, peak in zip(bases, seconds, peaks, strict=True)
+    ]
+    return scaling(varied.name, points)
+
+
+def scaling(name: str, points: list[Point]) -> Scaling:
+    """The exponents of the upper half of `points`."""
+    upper = upper_half(points)
+    sizes, peaks = [point.size for point in upper], [point.memory_mib for point in upper]
+    known = [peak for peak in peaks if peak is not None]
+    return Scaling(
+        name=name,
+        points=points,
+        fitted_from=min(sizes),
+        exponent=exponent(sizes, [point.seconds for point in upper])[0],
+        expected_exponent=exponent(sizes, [point.flops for point in upper])[0],
+        memory_exponent=exponent(sizes, known)[0] if len(known) == len(upper) else None,
+    )
+
+
+def to_dict(base: Base, scalings: Sequence[Scaling]) -> dict[str, Any]:
+    """Ready for JSON."""
+    return {"base": asdict(base), "ranges": [asdict(one) for one in scalings]}
+
+
+def _stepper(base: Base, device: torch.device) -> Stepper:
+    recipe = base.recipe()
+    stepper = Stepper(recipe, open_images(recipe.data, None, base.batch), device)
+    for _ in range(WARM_UP):
+        stepper.step()
+    return stepper
+
+
+def _flops(base: Base) -> float:
+    return performed_flops(base.recipe()) * base.batch

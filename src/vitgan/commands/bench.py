@@ -1,0 +1,119 @@
+"""`vitgan bench`: the speed and the cost of the training step on this machine."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitgan import recipes
+from vitgan.bench import PARTS
+from vitgan.errors import UserError
+
+if TYPE_CHECKING:
+    from vitgan.bench.settings import Settings
+
+SUMMARY = "measure the training step on this machine: rate, parts, FLOPs, memory"
+EPILOG = (
+    f"The parts: {', '.join(PARTS)}. Times are medians over rounds in which precisions and routes take "
+    "turns. isn is the improved spectral norm; its share of the step needs the part step."
+)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--recipe", default="cifar10", metavar="R", help="see `vitgan list` (cifar10)")
+    parser.add_argument("--batch", type=int, metavar="B", help="images of a step (the recipe's)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "both", "auto"),
+        default="auto",
+        help="of the activations (auto: both where the hardware computes in bf16, else fp32)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (the recipe's)")
+    parser.add_argument("--data", metavar="SOURCE", help="images to train on (random ones in memory)")
+    parser.add_argument("--parts", metavar="P,…", help="what is measured (all)")
+    parser.add_argument("--steps", type=int, metavar="N", help="timed steps (5 on a CPU, 30 on CUDA)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write every number there")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.epilog = EPILOG
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the table. Raises UserError on a user's mistake."""
+    for name in ("batch", "threads", "steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}.")
+    settings = _settings(options, _parts(options.parts))
+    if options.json is not None:
+        _check_writable(options.json)
+    from vitgan.bench.run import bench
+    from vitgan.bench.table import table
+
+    report = bench(settings, command=_command(options))
+    print(table(report))
+    if options.json is not None:
+        from vitgan.replacing import replacing
+
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _parts(given: str | None) -> tuple[str, ...]:
+    if given is None:
+        return PARTS
+    words = [word.strip() for word in given.split(",") if word.strip()]
+    for word in words:
+        if word not in PARTS:
+            raise UserError(f"--parts has no part {word!r}: choose of {', '.join(PARTS)}.")
+    if not words:
+        raise UserError(f"--parts names no part: choose of {', '.join(PARTS)}.")
+    return tuple(part for part in PARTS if part in words)
+
+
+def _settings(options: argparse.Namespace, parts: tuple[str, ...]) -> "Settings":
+    recipe = recipes.get(options.recipe)  # an unknown name is said before torch is imported
+    from vitgan.bench.settings import Settings, Sizes, precisions, with_training
+    from vitgan.engine.recipe import Recipe
+    from vitgan.engine.train import choose_device
+
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"The recipe {options.recipe} trains no GAN: choose another with --recipe.")
+    device = choose_device(options.device)
+    return Settings(
+        recipe=recipe if options.batch is None else with_training(recipe, batch=options.batch),
+        device=device,
+        precisions=precisions(options.precision, device),
+        data=options.data,
+        threads=options.threads,
+        parts=parts,
+        steps=options.steps or (30 if device.type == "cuda" else 5),
+        sizes=Sizes.of(device),
+        quiet=options.quiet,
+    )
+
+
+def _check_writable(path: Path) -> None:
+    """Raise UserError now, and not after minutes of measuring."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file with --json.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): name another with --json."
+        ) from error
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command line that gave these options."""
+    flags = ("recipe", "batch", "precision", "device", "threads", "data", "parts", "steps", "json")
+    given = [(f"--{flag}", getattr(options, flag)) for flag in flags]
+    words = [str(word) for flag, value in given if value is not None for word in (flag, value)]
+    return shlex.join(["vitgan", "bench", *words])
