@@ -171,6 +171,14 @@ def test_products_by_convolution(shape: tuple[int, ...], bias: bool):
     assert relative(penalties[0], penalties[1]) < 1e-5
 
 
+def test_products_by_convolution_are_the_same_bit_for_bit():
+    """Twice the same inputs, output and gradients: what resuming a run of this size stands on."""
+    inputs = [torch.randn(FEWEST_ROWS // 64, 65, 192), torch.randn(192, 192), torch.randn(192)]
+    weighting = torch.randn(FEWEST_ROWS // 64, 65, 192)
+    runs = [with_gradients(affine, inputs, weighting) for _ in range(3)]
+    assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
 def test_products_of_small_weights_stay_matrix_products():
     small = affine(torch.randn(64, 65, 96, requires_grad=True), torch.randn(96, 96), torch.randn(96))
     exact = affine(torch.randn(64, 65, 384, dtype=torch.float64), torch.randn(384, 384, dtype=torch.float64))

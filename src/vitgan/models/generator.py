@@ -56,9 +56,11 @@ class Generator(nn.Module, abc.ABC):
         truncation: float = 1.0,
         labels: Tensor | None = None,
         batch: int = 256,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """`count` images, uint8 (count, C, R, R) on the CPU.
+        """`count` images, uint8 (count, C, R, R) on the CPU, made `batch` at a time on the own device.
 
+        `dtype` is that of the activations: bfloat16 is about twice as fast where the hardware computes in it.
         truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
         labels (count,), or draws them from the seed.
         """
@@ -70,9 +72,10 @@ class Generator(nn.Module, abc.ABC):
         mean = self.mean_w() if truncation != 1 else None
         for start in range(0, count, batch):
             part = slice(start, start + batch)
-            w = self.mapping(z[part].to(device), None if labels is None else labels[part].to(device))
+            own_labels = None if labels is None else labels[part].to(device)
+            w = self.mapping(z[part].to(device, dtype), own_labels)
             if mean is not None:
-                w = mean + truncation * (w - mean)
+                w = torch.lerp(mean.to(dtype), w, truncation)
             images[part] = to_uint8(self.synthesise(w)).cpu()
         return images
 
