@@ -86,26 +86,40 @@ def discriminator_step(
 ) -> Metrics:
     """One pass over [real, fake, their second views]; adversarial loss and terms; one update of D."""
     discriminator, optimiser = players.discriminator, players.optimiser_discriminator
-    views = second_views(game, torch.cat((real, fake.to(real.dtype))), rng)
+    views = augmented_views(game, torch.cat((real, fake.to(real.dtype))), rng)
     optimiser.zero_grad(set_to_none=True)
-    values: Metrics = {}
-    for part in range(game.accumulate):
-        own = [_part_of_halves(view, part, game.accumulate) for view in views]
-        own_labels = None if labels is None else labels.chunk(game.accumulate)[part]
+    parts, shares = game.accumulate, []
+    for part in range(parts):
+        own = [_part_of_halves(view, part, parts) for view in views]
+        own_labels = None if labels is None else labels.chunk(parts)[part]
         passes = judged_views(discriminator, game, own, own_labels, rng, step)
-        losses = _adversarial(game.loss, passes[0].judged_real, passes[0].judged_fake)
-        for term, seen in zip(game.terms, passes[1:], strict=True):
-            with span(f"term {type(term).__name__}"):
-                losses |= term.losses(seen)
-        total = torch.stack(list(losses.values())).sum() / game.accumulate
-        with span("discriminator backward"):
-            total.backward()
-        for name, value in _detached(total, losses, passes[0], game.accumulate).items():
-            values[name] = values[name] + value if name in values else value
+        shares.append(_learn(game, passes))
     norm = _update(optimiser, "discriminator optimiser")
     with span("power iteration"):
         discriminator.advance()
-    return values | {"gradient_norm_discriminator": norm}
+    return _summed(shares) | {"gradient_norm_discriminator": norm}
+
+
+def _learn(game: Game, passes: list[Pass]) -> Metrics:
+    """The gradient of D's loss in one part of a batch; returns the part's share of the batch's numbers."""
+    losses = _adversarial(game.loss, passes[0].judged_real, passes[0].judged_fake)
+    for term, seen in zip(game.terms, passes[1:], strict=True):
+        with span(f"term {type(term).__name__}"):
+            losses |= term.losses(seen)
+    total = torch.stack(list(losses.values())).sum() / game.accumulate
+    with span("discriminator backward"):
+        total.backward()
+    real, fake = (judged.logits.detach().mean() for judged in (passes[0].judged_real, passes[0].judged_fake))
+    terms = {f"term_{name}": value.detach() for name, value in losses.items()}
+    means = terms | {"logit_real": real, "logit_fake": fake, "logit_gap": real - fake}
+    shares = {name: value / game.accumulate for name, value in means.items()}
+    return {"loss_discriminator": total.detach()} | shares
+
+
+def _summed(shares: list[Metrics]) -> Metrics:
+    """By name; a term that not every part had counts where it was."""
+    names = dict.fromkeys(name for share in shares for name in share)
+    return {name: torch.stack([s[name] for s in shares if name in s]).sum() for name in names}
 
 
 def discriminator_pass(
@@ -120,10 +134,10 @@ def discriminator_pass(
 
     Returns what the adversarial loss sees, then what each term sees.
     """
-    return judged_views(discriminator, game, second_views(game, both, rng), labels, rng, step)
+    return judged_views(discriminator, game, augmented_views(game, both, rng), labels, rng, step)
 
 
-def second_views(game: Game, both: Tensor, rng: torch.Generator) -> list[Tensor]:
+def augmented_views(game: Game, both: Tensor, rng: torch.Generator) -> list[Tensor]:
     """The images of D's pass: [real, fake] (2B, C, H, W) augmented, then each term's view of them."""
     makers = [maker for maker in _makers(game) if maker is not None]
     with span("augment"):
@@ -240,11 +254,3 @@ def _update(optimiser: torch.optim.Optimizer, name: str) -> Tensor:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         optimiser.step()
     return norm
-
-
-def _detached(total: Tensor, losses: Metrics, seen: Pass, parts: int) -> Metrics:
-    """A part's share of the batch's numbers."""
-    real, fake = seen.judged_real.logits.detach().mean(), seen.judged_fake.logits.detach().mean()
-    terms = {f"term_{name}": value.detach() for name, value in losses.items()}
-    means = terms | {"logit_real": real, "logit_fake": fake, "logit_gap": real - fake}
-    return {"loss_discriminator": total.detach()} | {name: value / parts for name, value in means.items()}

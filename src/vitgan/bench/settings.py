@@ -31,7 +31,7 @@ class Sizes:
     """(tokens, batch)."""
     sampling: tuple[int, ...]
     """Batches of the generator."""
-    rounds: int = 7
+    rounds: int = 11
     """Of each measurement other than the step; the medians are over these."""
     repeats: int = 1
     """Calls of a small kernel timed together, so that launching them is not what is measured."""

@@ -15,7 +15,7 @@ from vitgan.nn.linear import Linear, at_least_fp32
 
 # Measured on a CPU (docs/performance.md).
 FUSED_FROM = 512  # keys from which torch's fused kernel is the faster in fp32
-DIAGONAL_UP_TO = 128  # keys up to which dS + dS^T is the cheaper in the products' backward
+DIAGONAL_UP_TO = 384  # keys up to which dS + dS^T is the cheaper in the products' backward
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _L2Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor | None, key: Tensor, value: Tensor, sign: float) -> Tensor:
         ctx.sign, ctx.scale = sign, 2 * sign / math.sqrt(key.shape[-1])
-        norm = at_least_fp32(key).square().sum(-1, keepdim=True).mT  # (B h, 1, N)
+        norm = torch.linalg.vector_norm(at_least_fp32(key), dim=-1).square().unsqueeze(1)  # (B h, 1, N)
         centred = ((norm.mean(-1, keepdim=True) - norm) * (ctx.scale / 2)).to(key.dtype)
         weights = torch.baddbmm(centred, key if query is None else query, key.mT, alpha=ctx.scale).softmax(-1)
         ctx.save_for_backward(query, key, value, weights)
