@@ -2,10 +2,11 @@
 
     python benchmarks/train_mfu.py --data cifar10_train.zip --minutes 4 --out runs/mfu --json mfu.json
 
-For each precision it measures the peak of matrix products, trains the recipe from nothing by the command line
-for so many minutes of training, and measures the peak again. The rate is that of the whole run, the slow first
-step, grids and checkpoints in it: all images over all seconds of the training clock. Model FLOPs an image
-are the method's, counted from the shapes (`vitgan bench --parts flops`).
+For each precision it measures the peak of matrix products, trains the recipe from nothing by the
+command line for so many minutes of training, and measures the peak again. The rate is that of the
+whole run, all images over all seconds of the training clock: the slow first step, grids and
+checkpoints are in it. Model FLOPs an image are the method's, counted from the shapes (`vitgan bench
+--parts flops`).
 """
 
 import argparse
