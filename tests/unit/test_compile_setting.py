@@ -6,6 +6,8 @@ from unittest import mock
 
 import pytest
 
+from vitgan.cli import main
+
 Command = Callable[..., int]
 
 
@@ -33,7 +35,5 @@ def test_a_run_says_nothing_of_compiling_where_it_does_not(
 
 @pytest.mark.parametrize("recipe", ["vit-classifier-small", "siren-small"])
 def test_settings_of_a_game_are_refused_where_there_is_none(recipe: str, refused: Callable) -> None:
-    from conftest import vitgan
-
-    said = refused(vitgan("train", recipe, "--training.compile", "on"))
+    said = refused(main(["train", recipe, "--training.compile", "on"]))
     assert "--training.compile belongs to two networks in a game" in said
