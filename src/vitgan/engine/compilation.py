@@ -4,7 +4,6 @@ All blocks of a network have the same code, so one of each kind is compiled and 
 """
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -49,7 +48,6 @@ def compile_blocks(mode: Mode, device: torch.device, *networks: nn.Module) -> st
 
 def why_not(device: torch.device) -> str | None:
     """Why nothing can be compiled for `device`, in a clause; None where a small trial works."""
-    start = time.perf_counter()
     log = logging.getLogger("torch._dynamo")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -61,5 +59,4 @@ def why_not(device: torch.device) -> str | None:
         return lines[0].strip().rstrip(".") if lines else type(error).__name__
     finally:
         log.setLevel(level)
-        logging.getLogger("vitgan").debug("trial of torch.compile: %.1f s", time.perf_counter() - start)
     return None
