@@ -24,6 +24,17 @@ TINY = [word for flag, value in SIZES.items() for word in (flag, value)]
 Command = Callable[..., int]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`python -m pytest tests/fuzz --fuzz-inputs 10000` is the long run."""
+    parser.addoption(
+        "--fuzz-inputs",
+        type=int,
+        default=None,
+        metavar="N",
+        help="random inputs for each parser (300, fixed)",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _source_read_once() -> Iterator[None]:
     """Tyro reads the source of every options class anew for each command line: most of its time."""

@@ -1,5 +1,14 @@
-"""The one exception that a user's mistake raises."""
+"""What a user did wrong, said in one sentence that tells what to do."""
 
 
 class UserError(ValueError):
-    """A mistake of the user's, in one sentence that says what to do; the command line exits with 2."""
+    """A mistake that the user can correct; the command line prints it as one line and exits with 2.
+
+    `rank` is that of the process that raised it, where several train together and have met.
+    """
+
+    rank: int | None = None
+
+
+class Elsewhere(UserError):
+    """An error that another process says."""

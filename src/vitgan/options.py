@@ -5,12 +5,16 @@ class, so a recipe read from a checkpoint is the recipe that was written, or an 
 """
 
 import dataclasses
+import reprlib
 import types
 import typing
 from itertools import zip_longest
 from typing import Any
 
 from vitgan.errors import UserError
+from vitgan.ranges import out_of_range
+
+MOST_ITEMS = 1000  # of a list
 
 
 def to_dict(options: Any) -> Any:
@@ -26,7 +30,8 @@ def to_dict(options: Any) -> Any:
 def from_dict(value: Any, expected: Any, where: str = "recipe") -> Any:
     """The inverse of `to_dict`, checked against the annotation `expected`.
 
-    Raises UserError, naming the place, on an unknown or missing field, or a value of another type.
+    Raises UserError, naming the place, on an unknown or missing field, a value of another type, or a number
+    out of range.
     """
     if dataclasses.is_dataclass(expected):
         return _dataclass_from_dict(value, [expected], where)
@@ -37,15 +42,17 @@ def from_dict(value: Any, expected: Any, where: str = "recipe") -> Any:
     if origin in (types.UnionType, typing.Union):
         return _union_from_dict(value, arguments, where)
     if origin is tuple:
-        _checked(isinstance(value, (list, tuple)), value, where, "a list")
+        several = isinstance(value, (list, tuple)) and len(value) <= MOST_ITEMS
+        _checked(several, value, where, f"a list of at most {MOST_ITEMS}")
         return tuple(from_dict(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return _checked(type(value) is expected, value, where, expected.__name__)
+    if expected is float and type(value) is int:
+        return float(_in_range(value, where))
+    _checked(type(value) is expected, value, where, expected.__name__)
+    return _in_range(value, where)
 
 
 def check(options: Any, where: str) -> None:
-    """Raise UserError, naming the place, where a field holds what its annotation does not allow."""
+    """Raise UserError, naming the place, where a field holds what its annotation or range does not allow."""
     from_dict(to_dict(options), type(options), where)
 
 
@@ -65,9 +72,29 @@ def _shown(value: Any) -> Any:
     return value["type"] if isinstance(value, dict) and "type" in value else value
 
 
+def brief(value: Any) -> str:
+    """`repr`, cut to a length that a message can hold."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 120, 120
+    try:
+        return short.repr(value)
+    except ValueError:  # of Python's, for a number of thousands of digits
+        return "a number of very many digits"
+
+
 def _checked(passed: bool, value: Any, where: str, wanted: str) -> Any:
     if not passed:
-        raise UserError(f"{where} is {value!r}, but must be {wanted}.")
+        raise UserError(f"{where} is {brief(value)}, but must be {wanted}.")
+    return value
+
+
+def _in_range(value: Any, where: str) -> Any:
+    """`value`; raises UserError for a number that its field, the last word of `where`, does not take."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value
+    if wrong := out_of_range(where.rpartition(".")[2].partition("[")[0], value):
+        flag = where.removeprefix("recipe.").replace("_", "-")
+        raise UserError(f"--{flag} must be {wrong}, not {brief(value)}.")
     return value
 
 
@@ -79,7 +106,7 @@ def _union_from_dict(value: Any, members: tuple[Any, ...], where: str) -> Any:
         return _dataclass_from_dict(value, classes, where)
     plain = [member for member in members if member is not type(None)]
     if type(value) in plain:
-        return value
+        return _in_range(value, where)
     return from_dict(value, plain[0], where)
 
 
@@ -93,7 +120,7 @@ def _dataclass_from_dict(value: Any, classes: list[Any], where: str) -> Any:
     fields = {field.name for field in dataclasses.fields(cls)}
     given = {key: item for key, item in value.items() if key != "type"}
     if unknown := sorted(given.keys() - fields):
-        raise UserError(f"{where} has no field {unknown[0]!r}; {name} has {', '.join(sorted(fields))}.")
+        raise UserError(f"{where} has no field {brief(unknown[0])}; {name} has {', '.join(sorted(fields))}.")
     if missing := sorted(fields - given.keys()):
         raise UserError(f"{where} lacks the field {missing[0]!r} of {name}.")
     return cls(**{key: from_dict(item, annotations[key], f"{where}.{key}") for key, item in given.items()})

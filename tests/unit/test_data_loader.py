@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitgan.data import Batch, DataOptions, ImageSet, batches
-from vitgan.data.loader import draw
+from vitgan.data.order import draw
 
 COUNT = 7
 
@@ -31,9 +31,9 @@ def build(source: str, **changes: Any) -> ImageSet:
 
 
 def take(
-    images: ImageSet, number: int, *, batch: int = 3, seed: int = 0, images_seen: int = 0
+    images: ImageSet, number: int, *, batch: int = 3, seed: int = 0, images_seen: int = 0, **ranks: int
 ) -> list[Batch]:
-    stream = batches(images, batch=batch, seed=seed, images_seen=images_seen, device="cpu")
+    stream = batches(images, batch=batch, seed=seed, images_seen=images_seen, device="cpu", **ranks)
     taken = list(itertools.islice(stream, number))
     stream.close()
     return taken
@@ -100,6 +100,29 @@ def test_the_size_of_a_batch_does_not_change_the_order(source: str) -> None:
     pixels = samples(take(images, 20, batch=3))[0]
     assert torch.equal(samples(take(images, 3, batch=20))[0], pixels)
     assert torch.equal(samples(take(images, 11, batch=5, images_seen=5))[0], pixels[5:])
+
+
+@pytest.mark.parametrize("memory_mib", [0, 1])
+@pytest.mark.parametrize("ranks", [2, 3, 6])
+def test_the_ranks_share_out_every_batch(source: str, memory_mib: int, ranks: int) -> None:
+    images = build(source, memory_mib=memory_mib, workers=0)
+    whole = take(images, 5, batch=6, images_seen=4)
+    parts = [take(images, 5, batch=6, images_seen=4, rank=rank, ranks=ranks) for rank in range(ranks)]
+    joined = [batch for step in zip(*parts, strict=True) for batch in step]
+    assert all(len(batch.images) == 6 // ranks for batch in joined)
+    assert equal(joined, whole)
+
+
+def test_ranks_that_do_not_divide_a_batch_have_parts_that_differ_by_one(source: str) -> None:
+    images = build(source)
+    parts = [take(images, 1, batch=7, rank=rank, ranks=3)[0] for rank in range(3)]
+    assert [len(part.images) for part in parts] == [2, 2, 3]
+    assert equal(parts, take(images, 1, batch=7))
+
+
+def test_more_ranks_than_images_in_a_batch_are_a_mistake(source: str) -> None:
+    with pytest.raises(AssertionError):
+        take(build(source), 1, batch=2, rank=0, ranks=3)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

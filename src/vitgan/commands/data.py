@@ -1,33 +1,208 @@
-"""`vitgan data info`: say what is in a source of images."""
+"""`vitgan data`: say what is in a source of images, or pack it."""
 
 import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-SUMMARY = "say what is in a source of images"
+from vitgan.errors import UserError
+
+if TYPE_CHECKING:
+    from vitgan.data.packed import PackedSource
+    from vitgan.data.sources import Source
+
+SUMMARY = "say what is in a source of images, or pack it into a few large files"
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("what", choices=("info",), help="info: its images, classes and unreadable files")
-    parser.add_argument("source", metavar="SOURCE", help="as for `vitgan train --data`")
+    actions = parser.add_subparsers(required=True, metavar="WHAT", dest="what")
+    info = actions.add_parser("info", help="its images, classes and unreadable files", allow_abbrev=False)
+    info.add_argument("source", metavar="SOURCE", help="as for `vitgan train --data`")
+    info.add_argument(
+        "--verify", action="store_true", help="hold every file of a packed folder to its SHA-256"
+    )
+    text = "bring all its images to one form, in a folder that trains fast and in constant memory"
+    pack = actions.add_parser("pack", help=text, description=text, allow_abbrev=False)
+    pack.add_argument("source", metavar="SOURCE", help="as for `vitgan train --data`")
+    pack.add_argument(
+        "out", metavar="OUT", type=Path, help="the packed folder; the same command again resumes"
+    )
+    pack.add_argument(
+        "--resolution", type=int, metavar="R", help="side in pixels (default: of the first image)"
+    )
+    pack.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey, 3: RGB (default)")
+    pack.add_argument("--workers", type=int, metavar="W", help="processes (default: one a core; 0: none)")
+    pack.add_argument("--shard-mib", type=int, default=256, metavar="M", help="size of a file (default: 256)")
+    pack.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(options: argparse.Namespace) -> int:
     """Does it; returns the exit code."""
-    from vitgan.data import DataOptions, describe, open_source
+    return _pack(options) if options.what == "pack" else _info(options)
 
+
+def _info(options: argparse.Namespace) -> int:
+    from vitgan.data import DataOptions, describe, open_source
+    from vitgan.data.packed import PackedSource
+
+    source = open_source(options.source)
+    if isinstance(source, PackedSource):
+        return _packed_info(options.source, source, options.verify)
+    if options.verify:
+        raise UserError(f"{options.source} is no packed folder, which alone has hashes to verify.")
     facts = describe(DataOptions(source=options.source).build())
-    width, height = open_source(options.source).picture(0).size
     counts = facts["classes"]
+    _print(
+        {
+            "source": facts["source"],
+            "images": f"{facts['count']:,}",
+            "first image": _first_size(source),
+            "classes": f"{len(counts)}" if counts else "none",
+            **{f"  {name}": f"{count:,}" for name, count in counts.items()},
+            "unreadable": f"{len(facts['skipped'])}",
+            **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
+        }
+    )
+    return 0
+
+
+def _first_size(source: "Source") -> str:
+    """That of the first picture that can be opened."""
+    for index in range(len(source)):
+        with contextlib.suppress(Exception):  # decoders raise almost anything on damaged data
+            width, height = source.picture(index).size
+            return f"{width} x {height} pixels"
+    return "none"
+
+
+def _packed_info(name: str, source: "PackedSource", verify: bool) -> int:
+    import numpy as np
+
+    index, plan, counts = source.index, source.index.plan, dict[str, int]()
+    if source.labels is not None:
+        numbers = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+        counts = dict(zip(source.classes, numbers, strict=True))
+    damaged = list(source.damaged()) if verify else []
+    size = sum(file.bytes for _, _, file in index.shards) / 2**20
+    names = ", which skipped.jsonl names" if index.skipped else ""
     lines = {
-        "source": facts["source"],
-        "images": f"{facts['count']:,}",
-        "first image": f"{width} x {height} pixels",
+        "source": f"{name}, packed from {plan.source}",
+        "images": f"{index.count:,}",
+        "each": f"{plan.resolution} x {plan.resolution} pixels, {'grey' if plan.channels == 1 else 'RGB'}",
+        "files": f"{len(index.shards)} of {size:,.1f} MiB in all",
         "classes": f"{len(counts)}" if counts else "none",
         **{f"  {name}": f"{count:,}" for name, count in counts.items()},
-        "unreadable": f"{len(facts['skipped'])}",
-        **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
+        "left out": f"{index.skipped:,} images of the source{names}",
     }
+    if verify:
+        lines["verified"] = f"{len(damaged)} files are damaged" if damaged else "every file is whole"
+    _print(lines)
+    if damaged:
+        raise UserError(f"{name} has damaged files, {', '.join(damaged)}: pack it again, or copy them again.")
+    return 0
+
+
+def _print(lines: dict[str, str]) -> None:
     longest = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:{longest}}  {value}")
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from vitgan.data import open_source
+    from vitgan.data.packing import pack, plan_of
+
+    for name, least in (("resolution", 1), ("workers", 0), ("shard_mib", 1)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}, but must be at least {least}.")
+    source = open_source(options.source)
+    side = options.resolution or _first_side(source, options)
+    plan = plan_of(
+        source, options.source, resolution=side, channels=options.channels, shard_mib=options.shard_mib
+    )
+    workers = options.workers if options.workers is not None else os.cpu_count() or 1
+    with _ended_by_signals(), _Progress(len(source), options.quiet) as progress:
+        new = pack(source, options.out, plan, workers=workers, progress=progress)
+    done = open_source(str(options.out))
+    said = "Packed" if new else "It is already packed:"
+    print(f"{said} {len(done):,} images of {side} x {side} pixels in {options.out}.")
+    if left := len(source) - len(done):
+        print(f"{left:,} were left out; skipped.jsonl names them.")
     return 0
+
+
+def _first_side(source: "Source", options: argparse.Namespace) -> int:
+    """The shorter side of the first readable image."""
+    from vitgan.data.index import MAX_SIDE
+    from vitgan.data.transforms import MIN_SIDE
+
+    for index in range(len(source)):
+        with contextlib.suppress(Exception):  # decoders raise almost anything on damaged data
+            picture = source.picture(index)
+            picture.load()
+            side = min(picture.size)
+            if MIN_SIDE <= side <= MAX_SIDE:
+                if not options.quiet:
+                    print(f"Images of {side} x {side} pixels, as the first one; --resolution changes that.")
+                return side
+    raise UserError(f"{options.source} has no readable image: pass --data that `vitgan data info` can read.")
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within it SIGTERM does what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_signal: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _Progress:
+    """How far a packing is: a bar on a terminal, else a plain line every 10 seconds."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._total, self._quiet, self._bar = total, quiet, None
+        self._first: tuple[int, float] | None = None
+        self._shown = time.monotonic()
+        if not quiet and sys.stderr.isatty():
+            self._bar = tqdm(total=total, unit=" images", dynamic_ncols=True, file=sys.stderr)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int) -> None:
+        """Show that `done` images of the source are packed."""
+        now = time.monotonic()
+        first, since = self._first = self._first or (done, now)
+        if self._bar is not None:
+            if not self._bar.n:
+                self._bar.initial = first
+            self._bar.update(done - self._bar.n)
+        elif not self._quiet and now - self._shown >= SECONDS_BETWEEN_LINES:
+            self._shown = now
+            speed = (done - first) / max(now - since, 1e-9)
+            left = (self._total - done) / max(speed, 1e-9)
+            text = f"{done:,} of {self._total:,} images, {speed:,.0f} images/s, {left:,.0f} s left"
+            print(text, file=sys.stderr, flush=True)

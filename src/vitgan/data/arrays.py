@@ -4,15 +4,17 @@ Shapes: N images, H x W pixels, C channels.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vitgan.errors import UserError
 
+MOST_CLASSES = 1_000_000
+UNPACKED, MOST_RATIO = 2**30, 100  # bytes that anything may unpack to; beyond, in packed sizes
 LABEL_KEYS = ("labels", "label", "y")
 SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3"
 
@@ -61,17 +63,34 @@ def open_array_file(name: str, path: Path) -> ArraySource:
     Pickled objects are never read. Raises UserError for a file that is damaged or holds anything else.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            return ArraySource(name, np.load(path, mmap_mode="r", allow_pickle=False))
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = _arrays(path)
+    except Exception as error:  # NumPy's readers raise almost anything on damaged headers
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{name} cannot be read as NumPy arrays ({error}): save it again with numpy."
+            f"{name} cannot be read as NumPy arrays ({reason}): save it again with numpy."
         ) from error
+    if isinstance(arrays, np.ndarray):
+        return ArraySource(name, arrays)
     return _from_npz(name, arrays)
+
+
+def _arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """Of a `.npy` file the array, not yet read; of a `.npz` file all arrays by name."""
+    if path.suffix.lower() == ".npy":
+        return np.lib.format.open_memmap(path, mode="r")
+    with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
+        _check_unpacked(file.zip)
+        arrays = {key: file[key] for key in file.files}
+    if unknown := next((key for key, value in arrays.items() if not isinstance(value, np.ndarray)), None):
+        raise ValueError(f"{unknown} is no array")
+    return arrays
+
+
+def _check_unpacked(archive: Any) -> None:
+    """Raise ValueError, before unpacking, for what would fill the memory and is next to nothing packed."""
+    for info in archive.infolist():
+        if info.file_size > max(UNPACKED, info.compress_size * MOST_RATIO):
+            raise ValueError(f"{info.filename} unpacks to {info.file_size / 2**20:,.0f} MiB")
 
 
 def _from_npz(name: str, arrays: dict[str, np.ndarray]) -> ArraySource:
@@ -90,7 +109,7 @@ def _channels_last(name: str, images: np.ndarray) -> np.ndarray:
         images = images.transpose(0, 2, 3, 1)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UserError(f"{name} has the shape {images.shape}, but must have {SHAPES}.")
-    if not len(images):
+    if not images.size:
         raise UserError(f"{name} holds no images: pass an array with at least one.")
     return images
 
@@ -109,5 +128,9 @@ def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
         raise UserError(
             f"{name} has labels of shape {labels.shape} and type {labels.dtype}, "
             f"but must have {count} integers from 0 upwards."
+        )
+    if labels.max() >= MOST_CLASSES:
+        raise UserError(
+            f"{name} has a label {labels.max()}, but must have less than {MOST_CLASSES:,} classes."
         )
     return labels.astype(np.int64)

@@ -1,8 +1,9 @@
 """A folder or a zip of images, and the labels that it carries."""
 
-import json
 import os
+import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitgan.data.transforms import open_image
+from vitgan.data.reach import Unreachable, reaching
+from vitgan.data.transforms import UnreadableImage, open_image, read_bounded
 from vitgan.errors import UserError
+from vitgan.json_text import parse_json
+from vitgan.options import brief
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LABEL_FILE = "dataset.json"
+MOST_CLASSES = 1_000_000  # of images whose classes have no names: the highest number could be any
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 
@@ -35,8 +40,10 @@ class FolderSource:
         return self.names[index]
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened."""
-        return open_image((self.root / self.names[index]).read_bytes())
+        """One image, opened. Raises Unreachable where the folder is gone."""
+        with reaching(self.root), (self.root / self.names[index]).open("rb") as file:
+            data = read_bounded(file)
+        return open_image(data)
 
     def content(self) -> Iterator[bytes]:
         """What tells this set from any other: names and sizes in bytes."""
@@ -64,8 +71,14 @@ class ZipSource:
         return self.names[index]
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened."""
-        return open_image(self._archive().read(self.names[index]))
+        """One image, opened. Raises Unreachable where the zip is gone."""
+        try:
+            with reaching(self.path), self._archive().open(self.names[index]) as file:
+                data = read_bounded(file)
+        except Unreachable:
+            self._opened = None  # of a file that may come back as another
+            raise
+        return open_image(data)
 
     def content(self) -> Iterator[bytes]:
         """What tells this set from any other: names, sizes in bytes and check sums."""
@@ -93,15 +106,28 @@ def open_zip(name: str, path: Path) -> ZipSource:
     """All images in a zip. Raises UserError where it is no zip or has none, or `dataset.json` is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename for info in archive.infolist() if not info.is_dir()}
-            text = archive.read(LABEL_FILE) if LABEL_FILE in members else None
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+            members = {info.filename for info in archive.infolist() if _is_file(info)}
+            text = _label_text(archive) if LABEL_FILE in members else None
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
         raise UserError(
             f"{name} cannot be read as a zip ({error}): pack it again or pass a folder."
         ) from error
     names = sorted(member for member in members if _is_image(member))
     _check_any(name, names)
     return ZipSource(path, names, read_labels(name, names, text))
+
+
+def _is_file(info: zipfile.ZipInfo) -> bool:
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
+    return not info.is_dir() and kind in (0, stat.S_IFREG)
+
+
+def _label_text(archive: zipfile.ZipFile) -> bytes:
+    try:
+        with archive.open(LABEL_FILE) as file:
+            return read_bounded(file)
+    except UnreadableImage as error:
+        raise zipfile.BadZipFile(f"{LABEL_FILE}: {error}") from error
 
 
 def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
@@ -115,9 +141,10 @@ def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
         return _from_folders(names)
     where = f"{LABEL_FILE} of {name}"
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}): correct or remove it.") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} is not JSON ({reason}): correct or remove it.") from error
     if not isinstance(content, dict) or not isinstance(content.get("labels"), list | None):
         raise UserError(f'{where} must be {{"labels": [[path, index], ...] or null, "classes": [...]}}.')
     if content.get("labels") is None:
@@ -127,7 +154,7 @@ def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
 
 def _from_entries(where: str, names: list[str], entries: list[Any], classes: list[Any]) -> Labels:
     if not isinstance(classes, list):
-        raise UserError(f"{where} has the classes {classes!r}, but they must be a list of names.")
+        raise UserError(f"{where} has the classes {brief(classes)}, but they must be a list of names.")
     positions = {name: position for position, name in enumerate(names)}
     labels = np.full(len(names), -1, dtype=np.int64)
     for entry in entries:
@@ -147,15 +174,18 @@ def _checked_entry(where: str, entry: Any, positions: dict[str, int], classes: i
         case [str(path), int(index)] if not isinstance(index, bool):
             pass
         case _:
-            raise UserError(f"{where} has the entry {entry!r}, but each must be [path, index].")
+            raise UserError(f"{where} has the entry {brief(entry)}, but each must be [path, index].")
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise UserError(
-            f"{where} has the entry {entry!r}, whose path leads outside: use paths within the set."
+            f"{where} has the entry {brief(entry)}, whose path leads outside: use paths within the set."
         )
     if path not in positions:
-        raise UserError(f"{where} has the entry {entry!r}, but there is no such image.")
-    if index < 0 or (classes and index >= classes):
-        raise UserError(f"{where} has the entry {entry!r}, but there are {classes} classes, counted from 0.")
+        raise UserError(f"{where} has the entry {brief(entry)}, but there is no such image.")
+    if not 0 <= index < (classes or MOST_CLASSES):
+        raise UserError(
+            f"{where} has the entry {brief(entry)}, but there are {classes or f'at most {MOST_CLASSES:,}'} "
+            "classes, counted from 0."
+        )
     return positions[path], index
 
 

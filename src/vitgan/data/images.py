@@ -10,39 +10,26 @@ import json
 import logging
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from vitgan.data.files import SUFFIXES
+from vitgan.data.reach import Patience, Unreachable
+from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
 from vitgan.data.sources import Source, open_source
-from vitgan.data.transforms import to_pixels
+from vitgan.data.stream_source import Stream
 from vitgan.errors import UserError
+
+__all__ = ["DataOptions", "ImageSet", "LazyImages", "MemoryImages", "describe", "fetch"]
 
 logger = logging.getLogger("vitgan")
 CHUNK = 64  # images that one thread decodes before it reports
 TRANSFORM_VERSION = "1"  # a part of the fingerprint: raise it when the same file gives other pixels
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read."""
-
-    name: str
-    reason: str
-
-
-class Fetched(NamedTuple):
-    """Pixels uint8 (B, C, R, R), None if no image at all can be read; which images they are; the failures."""
-
-    pixels: torch.Tensor | None
-    indices: torch.Tensor
-    skipped: list[Skipped]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +37,7 @@ class DataOptions:
     """Which images, and in which form."""
 
     source: str = "digits"
-    """digits, cifar10, celeba, lsun-bedroom, or the path of a folder, .zip, .npy or .npz."""
+    """digits, cifar10, celeba, lsun-bedroom; a (packed) folder, .zip, .npy or .npz; wds:TARS; hf:NAME."""
     resolution: int = 32
     """Side of the square images, pixels."""
     channels: Literal[1, 3] = 3
@@ -73,6 +60,10 @@ class DataOptions:
                 f"{self.source} has no labels: sort its images into one sub-folder a class, "
                 "add a dataset.json, or train a recipe without labels (--data.labels False)."
             )
+        if isinstance(source, Stream):
+            from vitgan.data.streams import StreamImages
+
+            return StreamImages(self, source)
         size = len(source) * self.channels * self.resolution**2
         kind = MemoryImages if size <= self.memory_mib * 2**20 else LazyImages
         return kind(self, source)
@@ -151,6 +142,7 @@ class LazyImages(ImageSet):
     def __init__(self, options: DataOptions, source: Source) -> None:
         super().__init__(options, source)
         self.source = source
+        self.patience = Patience()
         self.get([0])  # fails now if nothing at all can be read
 
     def __len__(self) -> int:
@@ -158,10 +150,15 @@ class LazyImages(ImageSet):
 
     def get(self, indices: Sequence[int]) -> torch.Tensor:
         """The images `indices`, uint8 (B, C, R, R), each unreadable one replaced by the next readable one."""
-        return self.accept(fetch(self.source, self.options, indices))
+        return self.patience(lambda: self.accept(fetch(self.source, self.options, indices)))
 
     def accept(self, fetched: Fetched) -> torch.Tensor:
-        """The pixels of `fetched`; notes the images that failed, in this process, and warns of each once."""
+        """The pixels of `fetched`; notes the images that failed, in this process, and warns of each once.
+
+        Raises Unreachable where the source could not be reached.
+        """
+        if fetched.lost is not None:
+            raise Unreachable(*fetched.lost)
         known = {item.name for item in self.skipped}
         for item in fetched.skipped:
             if item.name not in known:
@@ -178,25 +175,6 @@ class LazyImages(ImageSet):
         if fetched.pixels is None:
             raise _no_readable(self.name, fetched.skipped[0])
         return fetched.pixels
-
-
-def fetch(source: Source, options: DataOptions, indices: Sequence[int]) -> Fetched:
-    """Read images; each unreadable one is replaced by the next readable one, round the end of the set."""
-    rows, used, skipped = [], [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's, about metadata
-        for wanted in indices:
-            for step in range(len(source)):
-                index = (wanted + step) % len(source)
-                pixels = _read(source, index, options)
-                if not isinstance(pixels, Skipped):
-                    rows.append(torch.from_numpy(pixels))
-                    used.append(index)
-                    break
-                skipped.append(pixels)
-            else:
-                return Fetched(None, torch.empty(0), skipped)
-    return Fetched(torch.stack(rows), torch.tensor(used), skipped)
 
 
 def describe(images: ImageSet) -> dict[str, Any]:
@@ -230,25 +208,18 @@ def _fingerprint(options: DataOptions, source: Source) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(source: Source, index: int, options: DataOptions) -> np.ndarray | Skipped:
-    try:
-        return to_pixels(source.picture(index), options.resolution, options.channels)
-    except Exception as error:  # decoders raise almost anything on damaged data
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return Skipped(source.item(index), reason)
-
-
 def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[int, Skipped]]:
     """All pixels, uint8 (N, C, R, R), and the failures by index."""
     from tqdm import tqdm
 
     pixels = np.zeros((len(source), options.channels, options.resolution, options.resolution), dtype=np.uint8)
     failed: dict[int, Skipped] = {}
+    patience = Patience()
 
     def decode_chunk(start: int) -> int:
         stop = min(start + CHUNK, len(source))
         for index in range(start, stop):
-            result = _read(source, index, options)
+            result = patience(lambda at=index: read_image(source, at, options))
             if isinstance(result, Skipped):
                 failed[index] = result
             else:
@@ -257,8 +228,7 @@ def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[in
 
     pool = ThreadPoolExecutor(_threads(source))
     try:
-        with warnings.catch_warnings(), tqdm(total=len(source), unit=" images", delay=2, disable=None) as bar:
-            warnings.simplefilter("ignore")  # of Pillow's, about metadata
+        with quiet_decoding(), tqdm(total=len(source), unit=" images", delay=2, disable=None) as bar:
             for done in pool.map(decode_chunk, range(0, len(source), CHUNK)):
                 bar.update(done)
     finally:

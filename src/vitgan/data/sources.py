@@ -15,6 +15,9 @@ from PIL import Image
 
 from vitgan.data.arrays import ArraySource, open_array_file
 from vitgan.data.files import FolderSource, open_folder, open_zip
+from vitgan.data.hub import open_hub
+from vitgan.data.packed import is_packed, open_packed
+from vitgan.data.tars import open_tars
 from vitgan.errors import UserError
 
 
@@ -43,7 +46,13 @@ def open_source(source: str) -> Source:
     """Open a source by its name or path; raises UserError, in one sentence, where that cannot be done."""
     if source in NAMED_SOURCES:
         return NAMED_SOURCES[source]()
+    if source.startswith("wds:"):
+        return open_tars(source, data_root())
+    if source.startswith("hf:"):
+        return open_hub(source, data_root())
     path = Path(source).expanduser()
+    if path.is_dir() and is_packed(path):
+        return open_packed(source, path)
     if path.is_dir():
         return open_folder(source, path)
     if path.is_file() and path.suffix.lower() == ".zip":
@@ -63,7 +72,8 @@ def _unknown(source: str) -> str:
     guess = f" (did you mean {near[0]}?)" if near else ""
     return (
         f"There is no image source {source!r}{guess}: pass {', '.join(NAMED_SOURCES)}, "
-        "or the path of a folder or .zip of images, or of a .npy or .npz file."
+        "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
+        "wds: and tar files, or hf: and the name of a data set."
     )
 
 
@@ -145,18 +155,16 @@ class LsunSource:
 def _open_lsun(root: Path) -> Any:
     """LMDB opens a folder once a process; forked readers share it, since torchvision takes no locks."""
     datasets = _torchvision_datasets("lsun-bedroom")
-    with _key_cache_folder(root), warnings.catch_warnings():
+    with _folder_for_its_keys(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # torchvision leaves its file of keys open
         return datasets.LSUN(str(root), classes=["bedroom_train"])
 
 
 @contextlib.contextmanager
-def _key_cache_folder(root: Path) -> Iterator[None]:
-    """torchvision puts that file into the working folder, under a name that two roots may share."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = root if os.access(root, os.W_OK) else Path(temporary)
-        with contextlib.chdir(folder):
-            yield
+def _folder_for_its_keys() -> Iterator[None]:
+    """torchvision leaves a pickle of the keys in the working folder, and would load one that lies there."""
+    with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
+        yield
 
 
 def _lsun_bedroom() -> LsunSource:

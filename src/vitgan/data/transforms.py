@@ -5,19 +5,36 @@ Shapes: C channels, R resolution.
 
 import io
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 2**28  # of an encoded picture
 MIN_SIDE = 2
 REDUCING_GAP = 3.0  # a cheap box reduction may bring a picture down to this many times its final side
 
 
 class UnreadableImage(Exception):
     """A picture that cannot be used; the text is the reason, as one clause."""
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_bounded(file: IO[bytes], most: int = MAX_BYTES) -> bytes:
+    """All that is in a file. Raises UnreadableImage above `most` bytes, and reads little more."""
+    pieces, size = [], 0
+    while piece := file.read(2**20):
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise UnreadableImage(f"it is larger than {most // 2**20} MiB")
+    return b"".join(pieces)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -1,0 +1,113 @@
+"""A set whose disk or server goes away: nothing of it is damaged, so it is waited for."""
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from vitgan.errors import UserError
+
+logger = logging.getLogger("vitgan")
+Result = TypeVar("Result")
+
+LOST = frozenset(
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV", "ENXIO")
+    if hasattr(errno, name)
+)
+PATIENCE = "VITGAN_DATA_PATIENCE"
+DEFAULT_PATIENCE = 300.0  # seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before
+
+
+class Unreachable(Exception):
+    """What an image is read from cannot be reached: `place`, and the `reason` as one clause."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+
+@contextlib.contextmanager
+def reaching(root: Path) -> Iterator[None]:
+    """Within it an OSError becomes Unreachable where `root` is gone or the device fails; else it passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in LOST or _is_gone(root):
+            raise Unreachable(str(root), error.strerror or str(error)) from error
+        raise
+
+
+def _is_gone(root: Path) -> bool:
+    """Whether there is nothing at `root`; the mount point of a disk that is gone is an empty folder."""
+    try:
+        if not root.is_dir():
+            return not root.exists()
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
+class Patience:
+    """Calls something again while it raises Unreachable, with growing pauses; threads wait one after another.
+
+    The pauses add up to VITGAN_DATA_PATIENCE seconds, 300 unless it is set. One line tells that the waiting
+    begins, another that it is over.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {}
+
+    def __setstate__(self, _state: dict[str, object]) -> None:
+        self._waiting = threading.Lock()
+
+    def __copy__(self) -> "Patience":
+        return Patience()
+
+    def __call__(self, read: Callable[[], Result]) -> Result:
+        """What `read` returns. Raises UserError when the patience is at its end."""
+        with contextlib.suppress(Unreachable):
+            return read()
+        with self._waiting:
+            return _wait(read, _patience())
+
+
+def _wait(read: Callable[[], Result], patience: float) -> Result:
+    waited, pause = 0.0, FIRST_PAUSE
+    while True:
+        try:
+            result = read()
+        except Unreachable as loss:
+            if waited >= patience:
+                raise UserError(
+                    f"{loss.place} cannot be reached any more ({loss.reason}): see that it is there again; "
+                    "the run goes on from its last checkpoint with the same command."
+                ) from loss
+            if not waited:
+                text = "%s cannot be reached (%s): waiting for it, at most %.0f seconds."
+                logger.warning(text, loss.place, loss.reason, patience)
+            pause = min(pause, patience - waited)
+            time.sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+            continue
+        if waited:
+            logger.warning("It is back after %.0f seconds: going on.", waited)
+        return result
+
+
+def _patience() -> float:
+    text = os.environ.get(PATIENCE) or str(DEFAULT_PATIENCE)
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) < float("inf"):
+            return seconds
+    raise UserError(f"{PATIENCE} is {text!r}, but must be a number of seconds.")

@@ -1,0 +1,111 @@
+"""One image, or those of a batch, out of a source: what is unreadable is named and replaced.
+
+Shapes: B batch, C channels, R resolution.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from vitgan.data.packed import PackedSource
+from vitgan.data.reach import Unreachable
+from vitgan.data.sources import Source
+from vitgan.data.transforms import reason, to_pixels
+
+
+class Form(Protocol):
+    """What every image is brought to; DataOptions has it."""
+
+    @property
+    def resolution(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read."""
+
+    name: str
+    reason: str
+
+
+class Fetched(NamedTuple):
+    """What reading a batch gave.
+
+    pixels: uint8 (B, C, R, R), or None if no image at all can be read.
+    indices: int64 (B,), which images they are.
+    skipped: the failures.
+    lost: place and reason, where the source cannot be reached; then the rest says nothing.
+    """
+
+    pixels: torch.Tensor | None
+    indices: torch.Tensor
+    skipped: list[Skipped]
+    lost: tuple[str, str] | None = None
+
+    @classmethod
+    def nothing(cls, skipped: list[Skipped], lost: Unreachable | None = None) -> "Fetched":
+        """No image."""
+        none = torch.empty(0, dtype=torch.int64)
+        return cls(None, none, skipped, None if lost is None else (lost.place, lost.reason))
+
+
+def fetch(source: Source, form: Form, indices: Sequence[int]) -> Fetched:
+    """Read images; each unreadable one is replaced by the next readable one, round the end of the set."""
+    rows, used, skipped = [], [], []
+    try:
+        with quiet_decoding():
+            for wanted in indices:
+                found = _readable(source, form, wanted, skipped)
+                if found is None:
+                    return Fetched.nothing(skipped)
+                used.append(found[0])
+                rows.append(torch.from_numpy(found[1]))
+    except Unreachable as loss:
+        return Fetched.nothing(skipped, loss)
+    return Fetched(torch.stack(rows), torch.tensor(used), skipped)
+
+
+def _readable(
+    source: Source, form: Form, wanted: int, skipped: list[Skipped]
+) -> tuple[int, np.ndarray] | None:
+    for step in range(len(source)):
+        index = (wanted + step) % len(source)
+        pixels = read_image(source, index, form)
+        if not isinstance(pixels, Skipped):
+            return index, pixels
+        skipped.append(pixels)
+    return None
+
+
+def read_image(source: Source, index: int, form: Form) -> np.ndarray | Skipped:
+    """One image, uint8 (C, R, R), or why there is none. Raises Unreachable."""
+    try:
+        if isinstance(source, PackedSource) and source.has(form.resolution, form.channels):
+            return source.pixels(index)
+        return to_pixels(source.picture(index), form.resolution, form.channels)
+    except Unreachable:
+        raise
+    except Exception as error:  # decoders raise almost anything on damaged data
+        return Skipped(source.item(index), reason(error))
+
+
+@contextlib.contextmanager
+def quiet_decoding() -> Iterator[None]:
+    """Within it Pillow's warnings, about metadata, are not shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def mirror(pixels: torch.Tensor, flips: np.ndarray) -> None:
+    """Mirror, in place, those of uint8 (B, C, R, R) whose flip (B,) is 1."""
+    rows = torch.from_numpy(np.flatnonzero(flips)).to(pixels.device)
+    pixels[rows] = pixels[rows].flip(3)
