@@ -12,8 +12,8 @@ from vitgan import recipes
 from vitgan.errors import UserError
 
 if TYPE_CHECKING:
+    from vitgan.engine.run import Outcome
     from vitgan.engine.supervised_recipes import AnyRecipe
-    from vitgan.engine.train import Outcome
     from vitgan.models import Generator
 
 __all__ = ["UserError", "__version__", "load", "recipes", "train"]

@@ -5,6 +5,7 @@ command that needs them.
 """
 
 import argparse
+import io
 import itertools
 import logging
 import os
@@ -15,7 +16,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from vitgan import __version__
-from vitgan.errors import UserError
+from vitgan.errors import Elsewhere, UserError
 
 COMMANDS = ("train", "sample", "evaluate", "reproduce", "inspect", "bench", "data", "list")
 EXAMPLES = """examples:
@@ -41,10 +42,12 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     logging.basicConfig(format="vitgan: %(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        return _say(str(error), 2)
+        return _say(str(error), 2) if _is_own(error) else 2
     except KeyboardInterrupt:
         return _say("Interrupted.", 130)
     except BrokenPipeError:  # `vitgan list | head`: what is left in the buffer must go nowhere
@@ -52,6 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _say(f"{error.filename or 'A file'} cannot be read or written ({error.strerror or error}).", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        return _say("There is not enough memory for it: ask for fewer or smaller images, or networks.", 2)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Of torch's own exceptions only the text tells."""
+    said = re.search("allocate memory|not enough memory|out of memory|size calculation overflow", str(error))
+    return isinstance(error, MemoryError) or said is not None
+
+
+def _is_own(error: UserError) -> bool:
+    """Whether this process has to say it: of several, the one that raised it, or the first."""
+    others_say = error.rank is None and int(os.environ.get("RANK", "0")) > 0
+    return not isinstance(error, Elsewhere) and not others_say
 
 
 def _say(text: str, code: int) -> int:
@@ -64,6 +83,8 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
         arguments, overrides = _split(arguments)
     options = _parser().parse_args(arguments, argparse.Namespace(overrides=overrides))
+    if arguments[0] != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"`vitgan {arguments[0]}` runs in one process: start it without torchrun.")
     return options.execute(options)
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from runs import ALL_ON, Command, assert_log_is_whole, assert_same, final, image
 import vitgan
 from vitgan.adversarial import BCR, R1
 from vitgan.cli import main
-from vitgan.engine import train as engine
+from vitgan.engine import run as engine
 from vitgan.engine.checkpoint import TENSORS, checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -109,7 +110,7 @@ def fill(disk: Path) -> None:
             file.write(bytes(4096))
 
 
-@pytest.mark.parametrize("place", ["_save", "_sample", "_write_log", "report"])
+@pytest.mark.parametrize("place", ["_save", "_sample", "_write_log", "_end"])
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
     place: str,
     small_disk: Path,
@@ -120,7 +121,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
 ) -> None:
     real = getattr(engine.Run, place)
 
-    def filling(run: engine.Run, *arguments: str) -> None:
+    def filling(run: engine.Run, *arguments: Any) -> None:
         if run.images_seen >= 32:
             fill(small_disk)
         real(run, *arguments)
@@ -131,7 +132,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
     assert "is full" in said
     assert "delete what you do not need" in said
     kept = images_seen(small_disk / "run")
-    assert kept == {"_save": 24, "_sample": 24, "_write_log": 24, "report": 48}[place]
+    assert kept == {"_save": 24, "_sample": 24, "_write_log": 24, "_end": 48}[place]
     assert f"The last checkpoint, at image {kept}, is kept" in said
     vitgan.load(small_disk / "run")
     assert "is full" in refused(tiny_train(*command), alone=False)  # it still is

@@ -34,7 +34,8 @@ def test_the_default_recipe_leaves_all_that_is_promised(tmp_path: Path) -> None:
     assert (run / "report.html").read_text(encoding="utf-8").count("<svg") >= 4
     assert len(checkpoints(run)) == 1
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        *("samples", "log.jsonl", "tensorboard", "report.html", "checkpoints", "recipe.json")
+        *("samples", "log.jsonl", "tensorboard", "report.html", "checkpoints", "recipe.json"),
+        *("events.jsonl", "heartbeat.json"),
     }
     assert vitgan.load(run).sample(3).float().std() > 1
 

@@ -16,6 +16,7 @@ from vitgan.engine.checkpoint import (
     DESCRIPTION,
     TENSORS,
     DamagedCheckpoint,
+    NewerCheckpoint,
     checkpoints,
     load_checkpoint,
     load_newest,
@@ -24,13 +25,20 @@ from vitgan.engine.checkpoint import (
 )
 from vitgan.errors import UserError
 
+DESCRIBED = {
+    "seconds": 1.5,
+    "recipe": {"type": "Recipe", "name": "é"},
+    "classes": 0,
+    "data": {"fingerprint": "f", "images": 7},
+}
+
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"a.weight": torch.full((3, 2), value), "a.step": torch.tensor(value), "b": torch.empty(0)}
 
 
 def save(run: Path, images: int) -> Path:
-    return save_checkpoint(run, images, tensors(float(images)), {"seconds": 1.5, "recipe": {"name": "é"}})
+    return save_checkpoint(run, images, tensors(float(images)), DESCRIBED)
 
 
 def flip_bit(path: Path, at: float = 0.5) -> None:
@@ -56,7 +64,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors(128.0).items())
     assert description["images"] == 128
     assert description["seconds"] == 1.5
-    assert description["recipe"] == {"name": "é"}
+    assert description["recipe"] == DESCRIBED["recipe"]
 
 
 def test_a_folder_holds_two_files_and_no_pickle(tmp_path: Path) -> None:
@@ -141,12 +149,34 @@ def test_all_damaged_is_refused(tmp_path: Path) -> None:
     assert len(checkpoints(tmp_path)) == 2
 
 
-def test_a_newer_format_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def save_newer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """Saves a checkpoint of the next format."""
+
+    def save_it(run: Path, images: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "FORMAT", 2)
+            save(run, images)
+
+    return save_it
+
+
+def test_of_a_newer_format_the_one_before_is_used(save_newer: Callable, tmp_path: Path) -> None:
     save(tmp_path, 10)
-    monkeypatch.setattr(module, "FORMAT", 2)
-    save(tmp_path, 20)
-    monkeypatch.undo()
-    with pytest.raises(UserError, match=r"newer vitgan .*upgrade"):
+    save_newer(tmp_path, 20)
+    truncate(save(tmp_path, 30))
+    images, said = newest(tmp_path)
+    assert images == 10
+    assert len(said) == 2
+    assert "000000000030 is damaged" in said[0]
+    assert "000000000020 was written by a newer vitgan (format 2): upgrade with `pip install" in said[1]
+    assert said[1].endswith("; using the one before it.")
+
+
+def test_a_newer_format_alone_is_refused(save_newer: Callable, tmp_path: Path) -> None:
+    save_newer(tmp_path, 20)
+    truncate(save(tmp_path, 30))
+    with pytest.raises(NewerCheckpoint, match=r"format 2.*pip install --upgrade vitgan"):
         load_newest(tmp_path, pytest.fail)
 
 

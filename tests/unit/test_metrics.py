@@ -48,7 +48,9 @@ def test_the_cause_is_named_before_its_effects() -> None:
     metrics.add(
         0, step(gradient_norm_discriminator=nan, loss_discriminator=nan, term_logistic=1.0, term_bcr_real=nan)
     )
-    with pytest.raises(Diverged, match=r"^bcr_real became nan at image 0$"):
+    with pytest.raises(
+        Diverged, match=r"^bcr_real became nan at image 0 \(gradient norms: discriminator nan\)$"
+    ):
         metrics.read()
     metrics.add(4, step(gradient_norm_discriminator=nan, loss_generator=nan, loss_discriminator=1.0))
     with pytest.raises(Diverged, match=r"^gradient_norm_discriminator"):
@@ -60,3 +62,15 @@ def test_a_number_of_no_group_is_caught_too() -> None:
     metrics.add(0, step(logit_gap=math.inf))
     with pytest.raises(Diverged, match="logit_gap"):
         metrics.read()
+
+
+def test_what_explodes_is_caught_before_it_is_infinite() -> None:
+    metrics = StepMetrics(largest=1e8)
+    metrics.add(0, step(loss_generator=1e8))
+    metrics.read()
+    metrics.add(4, step(loss_generator=-3e8, gradient_norm_generator=2.5))
+    with pytest.raises(Diverged) as caught:
+        metrics.read()
+    assert str(caught.value) == "loss_generator exploded to -3e+08 at image 4 (gradient norms: generator 2.5)"
+    assert (caught.value.images, caught.value.term) == (4, "loss_generator")
+    assert caught.value.values == {"loss_generator": -3e8, "gradient_norm_generator": 2.5}

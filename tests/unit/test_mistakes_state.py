@@ -70,7 +70,8 @@ def test_buffers_that_stay_behind():
 def test_sampling_from_the_raw_generator(tmp_path: Path):
     """What `vitgan.load` gives is the average."""
     state = trained(3)
-    description = {"recipe": RECIPE.to_dict(), "classes": 0, "seconds": 0.0}
+    data = {"fingerprint": "", "images": 13}
+    description = {"recipe": RECIPE.to_dict(), "classes": 0, "seconds": 0.0, "data": data}
     loaded = vitgan.load(save_checkpoint(tmp_path, 192, state.tensors(), description))
     z = loaded.latents(4, seed=0)
     assert torch.equal(loaded(z), state.average(z))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +23,15 @@ class Other:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Deep:
+    depth: int = 1
+    width: int = 8
+    gain: float = 1.0
+    flip: float = 0.5
+    beta2: float = 0.99
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outer:
     name: str = "x"
     kind: Literal["a", "b"] = "a"
@@ -31,6 +41,7 @@ class Outer:
     one: Inner = dataclasses.field(default_factory=Inner)
     either: Inner | Other = dataclasses.field(default_factory=Other)
     many: tuple[Inner | Other, ...] = ()
+    deep: Deep = dataclasses.field(default_factory=Deep)
 
 
 FULL = Outer(kind="b", limit=3, either=Inner(), many=(Other(), Inner(rate=2.0), Other(size=9)))
@@ -83,6 +94,43 @@ def test_a_wrong_value_is_refused_by_its_place(place: str, value: Any, sentence:
         part[last] = value
     with pytest.raises(UserError, match=sentence):
         from_dict(whole, Outer)
+
+
+RANGES = [
+    ("one.rate", math.nan, "--one.rate must be at least 0, and finite, not nan"),
+    ("one.rate", math.inf, "--one.rate must be at least 0, and finite, not inf"),
+    ("one.rate", 10**400, "--one.rate must be at most 9223372036854775807, not 1000"),
+    ("one.size", -1, "--one.size must be at least 0"),
+    ("limit", 2**63, "--limit must be at most 9223372036854775807"),
+    ("deep.depth", 0, "--deep.depth must be at least 1"),
+    ("deep.depth", 10**30, "--deep.depth must be at most 1000"),
+    ("deep.width", 2**16 + 1, "--deep.width must be at most 65536"),
+    ("deep.gain", 0.0, "--deep.gain must be greater than 0"),
+    ("deep.gain", 1e-320, "--deep.gain must be from 1e-06 to 1e.06"),
+    ("deep.flip", 1.5, "--deep.flip must be at most 1"),
+    ("deep.beta2", 1.0, "--deep.beta2 must be below 1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"), RANGES, ids=[f"{r[0]} {n}" for n, r in enumerate(RANGES)]
+)
+def test_a_number_out_of_range_is_refused_by_its_flag(place: str, value: Any, sentence: str) -> None:
+    whole = to_dict(FULL)
+    *parents, last = place.split(".")
+    part = whole
+    for parent in parents:
+        part = part[parent]
+    part[last] = value
+    with pytest.raises(UserError, match=sentence):
+        from_dict(whole, Outer)
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, list(range(10**6)), 10**5000], ids=["text", "list", "number"])
+def test_what_is_very_long_is_not_said_whole(value: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        from_dict(to_dict(FULL) | {"on": value}, Outer)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("field", ["name", "limit", "many", "type"])

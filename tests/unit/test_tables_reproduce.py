@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 import table_rows
+from vitgan.engine.memory import resident
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.metrics.protocol import METRICS
 from vitgan.tables import Reproduction, Request, record, reproduce
 from vitgan.tables.content import printed_name
 from vitgan.tables.plan import _power_of_two
-from vitgan.tables.row import resident
 from vitgan.tables.write import markdown
 
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitgan.draws import uniform
+
 
 class Augmentation(Protocol):
     """A random, differentiable map of images (B, C, H, W) in [-1, 1] to others of the same shape."""
@@ -103,7 +105,7 @@ class DiffAugment:
 
 def _uniform(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """(B, count) numbers in [0, 1)."""
-    return torch.rand(len(images), count, device=images.device, generator=rng)
+    return uniform(rng, len(images), count)
 
 
 def _chosen(images: Tensor, probability: float, rng: torch.Generator) -> Tensor:

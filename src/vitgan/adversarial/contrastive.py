@@ -14,14 +14,15 @@ from vitgan.adversarial.augment import Augmentation
 from vitgan.adversarial.strong_augment import StrongAugment
 from vitgan.adversarial.terms import Pass
 from vitgan.errors import UserError
+from vitgan.processes import gathered
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrastive:
     """real NT-Xent(h_r of two views of each real image) + fake SupCon(h_f of fakes against both real views).
 
-    It wants a discriminator with projections, and at least two images in a batch of each process: other
-    processes' images are no part of the comparison. The weight of the adversarial loss, lambda_dis, is 1.
+    It wants a discriminator with projections, and at least two images in a batch. The images of all
+    processes are compared. The weight of the adversarial loss, lambda_dis, is 1.
     The second view of the fakes is not used: the paper has one of each fake.
     """
 
@@ -54,6 +55,7 @@ class Contrastive:
         )
         if first is None or second is None or fake is None:
             raise UserError("The term Contrastive needs projections: set the discriminator to ContraD's.")
+        first, second, fake = (gathered(projections) for projections in (first, second, fake))
         if len(fake) < 2:
             raise UserError(
                 "The term Contrastive compares images of a batch: set --training.batch to at least 2."

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitgan.adversarial.terms import Pass, WithoutView
+from vitgan.draws import uniform
 from vitgan.errors import UserError
 
 
@@ -72,7 +73,7 @@ def rectangles(images: Tensor, rng: torch.Generator) -> Tensor:
     [choice] Either value is as likely to be the rectangle's, and no mask is all of one value.
     """
     size = images.shape[-1]
-    area, row, column, coin = torch.rand(len(images), 4, 1, device=images.device, generator=rng).unbind(1)
+    area, row, column, coin = uniform(rng, len(images), 4, 1).unbind(1)
     half = (area.sqrt() * size / 2).floor().clamp(min=1)  # (B, 1)
     place = torch.arange(size, device=images.device)
     rows, columns = (

@@ -6,14 +6,15 @@ Shapes: B batch, C channels, H x W image, Z latent size.
 import torch
 from torch import Tensor
 
+from vitgan.draws import in_parts
 from vitgan.models import Generator
 
 
 class Fakes:
     """Images G(z) of z (B, Z) with labels (B,) or None, made in `parts` parts.
 
-    In one part with `learn` the activations are kept until `backward`: one forward serves the updates of both
-    players. In several parts they are made again, a part at a time, with the same random numbers.
+    With `learn` the activations are kept until `backward`: one forward serves the updates of both players.
+    With `again` they are not, and the images are made again, a part at a time, with the same random numbers.
 
     Attributes
         images: (B, C, H, W) in [-1, 1], fp32, without a gradient.
@@ -28,27 +29,29 @@ class Fakes:
         *,
         parts: int = 1,
         learn: bool = True,
+        again: bool = False,
     ) -> None:
-        self._generator, self._device = generator, rng.device
+        self._generator, self._rng, self._start = generator, rng, rng.get_state()
         own_labels = [None] * parts if labels is None else labels.chunk(parts)
         self._inputs = list(zip(z.chunk(parts), own_labels, strict=True))
-        self._states: list[Tensor] = []
-        made = []
-        with torch.set_grad_enabled(learn and parts == 1):
-            for inputs in self._inputs:
-                self._states.append(rng.get_state())
-                made.append(generator.training_images(*inputs, rng).float())
-        self._graph = made[0] if learn and parts == 1 else None
+        with torch.set_grad_enabled(learn and not again):
+            made = [self._make(part) for part in in_parts(rng, parts)]
+        self._kept = made if learn and not again else None
         self.images = torch.cat(made).detach()
+
+    def _make(self, part: int) -> Tensor:
+        return self._generator.training_images(*self._inputs[part], self._rng).float()
 
     def backward(self, gradient: Tensor) -> None:
         """Add what the gradient (B, C, H, W) of the images means for the generator's parameters to theirs."""
-        if self._graph is not None:
-            graph, self._graph = self._graph, None
-            graph.backward(gradient)
+        gradients = gradient.chunk(len(self._inputs))
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            for images, own in zip(kept, gradients, strict=True):
+                images.backward(own)
             return
-        parts = gradient.chunk(len(self._inputs))
-        for inputs, state, part in zip(self._inputs, self._states, parts, strict=True):
-            rng = torch.Generator(self._device)
-            rng.set_state(state)
-            self._generator.training_images(*inputs, rng).float().backward(part)
+        later = self._rng.get_state()
+        self._rng.set_state(self._start)
+        for part in in_parts(self._rng, len(self._inputs)):
+            self._make(part).backward(gradients[part])
+        self._rng.set_state(later)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vitgan import processes
 from vitgan.adversarial.terms import GeneratorPass
+from vitgan.draws import normal
 from vitgan.errors import UserError
 
 
@@ -49,17 +51,17 @@ class PathLength:
             return {}
         lengths = self._lengths(seen)
         with torch.no_grad():
-            mean.lerp_(lengths.mean(), self.decay)
+            mean.lerp_(processes.mean(lengths.mean()), self.decay)
         return {"path_length": self.every * self.weight * (lengths - mean.clone()).square().mean()}
 
     def _lengths(self, seen: GeneratorPass) -> Tensor:
         """|J_w^T y| of each image of the term's own batch, (B,), differentiable."""
         count, rng = max(seen.count // self.shrink, 1), seen.rng
-        z = torch.randn(count, seen.generator.latent_dim, device=rng.device, generator=rng)
-        labels = None if seen.labels is None else seen.labels[:count]
+        z = normal(rng, count, seen.generator.latent_dim)
+        labels = None if seen.labels is None else seen.labels[:: self.shrink][:count]
         with sdpa_kernel(SDPBackend.MATH):
             w = seen.generator.mapping(z, labels)
             images = seen.generator.synthesise(w)
-            y = torch.randn(images.shape, device=rng.device, generator=rng) / images[0, 0].numel() ** 0.5
+            y = normal(rng, *images.shape) / images[0, 0].numel() ** 0.5
             (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
         return gradient.square().sum(-1).reshape(count, -1).mean(1).sqrt()

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitgan.adversarial.terms import Pass, WithoutView
+from vitgan.draws import uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class GradientPenalty(WithoutView):
         return self.weight > 0
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        share = torch.rand(len(seen.real), 1, 1, 1, device=seen.real.device, generator=seen.rng)
+        share = uniform(seen.rng, len(seen.real), 1, 1, 1)
         norm = _gradient(seen, torch.lerp(seen.real, seen.fake, share)).flatten(1).norm(dim=1)  # (B,)
         return {"gradient_penalty": self.weight * (norm / self.centre - 1).square().mean()}
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vitgan import processes
 from vitgan.adversarial.augment import Augmentation
 from vitgan.adversarial.fakes import Fakes
 from vitgan.adversarial.losses import AdversarialLoss
 from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
+from vitgan.draws import in_parts, normal, of_halves, weight
 from vitgan.models import Discriminator, Generator, Judgement
 from vitgan.spans import span
 
@@ -34,6 +36,8 @@ class Game:
     """The generator learns from the fakes of the discriminator's update: one forward pass for both."""
     accumulate: int = 1
     """Parts of a batch that pass the networks one after the other; must divide it."""
+    make_again: bool = False
+    """Make the fakes again for the generator's update: less memory, one more forward pass."""
     dtype: torch.dtype = torch.float32
     """Of the activations; weights, losses and penalties stay in fp32."""
 
@@ -55,6 +59,8 @@ def train_step(
 
     `rng`, on the device of `real`, is the only source of randomness. Returns detached scalars: every term of
     the discriminator's loss, the generator's loss, mean logits and both gradient norms.
+    Where several processes train together, the images are this one's part of the batch, and so are the
+    numbers; the gradients are the mean of all.
     """
     due = (step + 1) % game.generator_every == 0
     fakes = draw(players.generator, game, len(real), labels, rng, learn=due and game.shared_fakes)
@@ -70,9 +76,17 @@ def draw(
     generator: Generator, game: Game, count: int, labels: Tensor | None, rng: torch.Generator, *, learn: bool
 ) -> Fakes:
     """`count` fakes; with `learn` their gradient will be asked for."""
-    z = torch.randn(count, generator.latent_dim, device=rng.device, generator=rng)
+    z = normal(rng, count, generator.latent_dim)
     with span("generator forward"):
-        return Fakes(generator, z.to(game.dtype), labels, rng, parts=game.accumulate, learn=learn)
+        return Fakes(
+            generator,
+            z.to(game.dtype),
+            labels,
+            rng,
+            parts=game.accumulate,
+            learn=learn,
+            again=game.make_again,
+        )
 
 
 def discriminator_step(
@@ -89,12 +103,12 @@ def discriminator_step(
     views = augmented_views(game, torch.cat((real, fake.to(real.dtype))), rng)
     optimiser.zero_grad(set_to_none=True)
     parts, shares = game.accumulate, []
-    for part in range(parts):
+    for part in in_parts(rng, parts):
         own = [_part_of_halves(view, part, parts) for view in views]
         own_labels = None if labels is None else labels.chunk(parts)[part]
         passes = judged_views(discriminator, game, own, own_labels, rng, step)
         shares.append(_learn(game, passes))
-    norm = _update(optimiser, "discriminator optimiser")
+    norm = _update(optimiser, "discriminator optimiser", weight(rng, len(real)))
     with span("power iteration"):
         discriminator.advance()
     return _summed(shares) | {"gradient_norm_discriminator": norm}
@@ -140,7 +154,7 @@ def discriminator_pass(
 def augmented_views(game: Game, both: Tensor, rng: torch.Generator) -> list[Tensor]:
     """The images of D's pass: [real, fake] (2B, C, H, W) augmented, then each term's view of them."""
     makers = [maker for maker in _makers(game) if maker is not None]
-    with span("augment"):
+    with span("augment"), of_halves(rng):
         return [game.augment(both, rng), *(make(both, rng) for make in makers)]
 
 
@@ -183,7 +197,7 @@ def generator_step(
             for value in own.values():
                 value.backward()
         losses |= {f"term_{name}": value.detach() for name, value in own.items()}
-    norm = _update(optimiser, "generator optimiser")
+    norm = _update(optimiser, "generator optimiser", weight(rng, len(fakes.images)))
     generator.advance()
     return losses | {"gradient_norm_generator": norm}
 
@@ -247,10 +261,15 @@ def _fooling(loss: AdversarialLoss, fake: Judgement) -> Tensor:
     return value if fake.pixels is None else value + loss.generator(fake.pixels)
 
 
-def _update(optimiser: torch.optim.Optimizer, name: str) -> Tensor:
-    """One optimiser step; returns the norm of the gradient."""
+def _update(optimiser: torch.optim.Optimizer, name: str, share: float) -> Tensor:
+    """One optimiser step by the mean of all processes' gradients; returns its norm.
+
+    `share` is this process's of the batch.
+    """
     with span(name):
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        processes.average_(gradients, share)
+        norm = torch.nn.utils.get_total_norm(gradients)
         optimiser.step()
     return norm

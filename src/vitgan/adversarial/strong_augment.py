@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitgan.draws import uniform
+
 # Red, green and blue to luma, and to the two axes of chroma about which hue turns (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 CHROMA = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -110,4 +112,4 @@ def hue_matrix(turns: Tensor) -> Tensor:
 
 def _uniform(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """(B, count) numbers in [0, 1)."""
-    return torch.rand(len(images), count, device=images.device, generator=rng)
+    return uniform(rng, len(images), count)

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from vitgan.bench.settings import Settings
 from vitgan.bench.timing import interleaved
-from vitgan.engine.recipe import Precision
-from vitgan.engine.state import activation_dtype
+from vitgan.engine.precision import Precision, activation_dtype
 from vitgan.nn import dot_product_attention, l2_attention
 from vitgan.nn.attention import fused_l2_attention, plain_l2_attention
 

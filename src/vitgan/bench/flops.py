@@ -89,18 +89,18 @@ def performed_flops(recipe: Recipe, classes: int = 0) -> float:
     products with every weight in its power iteration and an outer one in each backward pass, shared by the
     batch. A fused attention's own recomputing is left out.
     """
-    training = recipe.training
+    training, parts = recipe.training, recipe.training.accumulate or 1
     generator = generator_forward(recipe, classes)
     discriminator = discriminator_forward(recipe, classes, class_token_alone=True)
     own = (1 + BACKWARD) * generator.whole - generator.entry
-    if training.accumulate > 1:  # the fakes are made again, a part at a time
+    if parts > 1:  # the fakes are made again, a part at a time
         own += generator.whole
     if training.shared_fakes:
         own -= generator.whole  # of the forward of D's update
-    own += 2 * generator.once * training.accumulate / training.batch  # forward, and the weight's gradient
+    own += 2 * generator.once * parts / training.batch  # forward, and the weight's gradient
     update_d = generator.whole
     update_d += ((1 + BACKWARD) * discriminator.whole - discriminator.entry) * 2 * _views(recipe)
-    update_d += (2 + training.accumulate) * discriminator.once / training.batch
+    update_d += (2 + parts) * discriminator.once / training.batch
     return update_d + _update_g(recipe, own, discriminator)
 
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from vitgan.bench.timing import seconds
-from vitgan.engine.recipe import Precision
-from vitgan.engine.state import activation_dtype
+from vitgan.engine.precision import Precision, activation_dtype
 from vitgan.nn.product import affine
 
 

@@ -11,8 +11,8 @@ import torch
 from vitgan.bench.settings import Settings
 from vitgan.bench.timing import interleaved
 from vitgan.data import ImageSet
-from vitgan.engine.recipe import Precision
-from vitgan.engine.state import activation_dtype, build_networks
+from vitgan.engine.precision import Precision, activation_dtype
+from vitgan.engine.state import build_networks
 from vitgan.models import Generator, to_uint8
 
 

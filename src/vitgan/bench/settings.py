@@ -13,8 +13,8 @@ from vitgan.bench import PARTS
 from vitgan.data import DataOptions, ImageSet
 from vitgan.data.arrays import ArraySource
 from vitgan.data.images import MemoryImages
-from vitgan.engine.recipe import Precision, Recipe
-from vitgan.engine.state import activation_dtype
+from vitgan.engine.precision import Precision, activation_dtype
+from vitgan.engine.recipe import Recipe
 
 RANDOM = "random"  # in the place of a source
 RANDOM_COUNT = 4096  # images, or one batch where that is more

@@ -12,7 +12,8 @@ from vitgan.bench.settings import Settings
 from vitgan.bench.timing import Seconds, seconds
 from vitgan.data import ImageSet, batches
 from vitgan.engine.gan import GANTask
-from vitgan.engine.recipe import Precision, Recipe
+from vitgan.engine.precision import Precision
+from vitgan.engine.recipe import Recipe
 from vitgan.spans import Recorder, span
 
 WARM_UP = 2  # steps

@@ -66,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--count must be at least 1, not {options.count}.")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed must be at least 0, and less than 2^63, not {options.seed}.")
+    if options.json is not None and options.json.is_dir():
+        raise UserError(f"{options.json} is a folder: name a file with --json.")
     from vitgan.metrics import protocol
 
     metrics = None if options.metrics is None else protocol.parse_metrics(options.metrics)

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> int:
     out = options.run / "inspect" if options.out is None else options.out
     if out.is_file():
         raise UserError(f"{out} is a file: choose a folder with --out.")
+    if options.json is not None and options.json.is_dir():
+        raise UserError(f"{options.json} is a folder: name a file with --json.")
     from vitgan.diagnostics import inspect_run
     from vitgan.diagnostics.tables import table
     from vitgan.engine.train import choose_device

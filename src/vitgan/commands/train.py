@@ -2,8 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitgan import recipes
+from vitgan.errors import UserError
+
+if TYPE_CHECKING:
+    from vitgan.engine.supervised_recipes import AnyRecipe
 
 SUMMARY = "train a recipe, or go on training it"
 
@@ -22,6 +27,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random (0)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), help="of the activations")
+    parser.add_argument(
+        "--on-nan",
+        choices=("stop", "rollback"),
+        help="after a number that is not finite: stop, or go on from the last checkpoint with another seed",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would happen (parameters, memory, images/s, hours) after a few steps; write nothing",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument(
         "--settings", action="store_true", help="list every setting --PART.FIELD of the recipe with its value"
@@ -40,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         "--training.images": options.images,
         "--training.seed": options.seed,
         "--training.precision": options.precision,
+        "--training.on-nan": options.on_nan,
     }
     if options.images is not None and options.minutes is None:
         given["--training.minutes"] = "None"  # the recipe's own end would come in between
@@ -47,7 +63,25 @@ def run(options: argparse.Namespace) -> int:
         given["--training.images"] = "None"
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     recipe = override(recipe, [*flags, *options.overrides], show=options.settings)
+    if options.dry_run:
+        return _rehearse(options, recipe)
     from vitgan import train
 
     outcome = train(recipe, out=options.out, device=options.device, quiet=options.quiet)
     return 0 if outcome.ended == "complete" else 130
+
+
+def _rehearse(options: argparse.Namespace, recipe: "AnyRecipe") -> int:
+    from vitgan.engine.distributed import launched
+    from vitgan.engine.rehearsal import rehearse
+    from vitgan.engine.train import choose_device, threads
+
+    if launched() > 1:
+        raise UserError("--dry-run measures one process: start it without torchrun.")
+    folder = options.out or Path("runs") / recipe.name
+    with threads(recipe.training.threads):
+        lines = rehearse(recipe, folder, device=choose_device(options.device)).lines()
+    longest = max(map(len, lines))
+    for name, text in lines.items():
+        print(f"{name:{longest}}  {text}")
+    return 0

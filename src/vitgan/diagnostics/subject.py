@@ -18,6 +18,7 @@ from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import build_networks
 from vitgan.errors import UserError
 from vitgan.models import Generator
+from vitgan.weights import within
 
 BATCH = 16  # images of one pass
 
@@ -109,7 +110,7 @@ def _check_group(recipe: Recipe, count: int) -> None:
 
 def _networks(recipe: Recipe, images: ImageSet, tensors: dict[str, Tensor], run: Path) -> dict[str, Any]:
     """The four networks, by their fields in Subject."""
-    at_start = build_networks(recipe, images)
+    at_start = within(tensors, lambda: build_networks(recipe, images), run)
     generator, discriminator = copy.deepcopy(at_start)
     _load(generator, tensors, "average", run)
     _load(discriminator, tensors, "discriminator", run)

@@ -17,14 +17,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vitgan.engine.description import whole_number, wrong_field
 from vitgan.errors import UserError
+from vitgan.json_text import read_json
 
-FORMAT = 1
+FORMAT, MOST_FORMAT = 1, 10**6
 TENSORS, DESCRIPTION = "tensors.safetensors", "checkpoint.json"
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that is not whole, with the reason."""
+
+
+class NewerCheckpoint(UserError):
+    """A checkpoint of a format that this version does not know."""
 
 
 def save_checkpoint(
@@ -61,35 +67,50 @@ def write_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description of one checkpoint. Raises DamagedCheckpoint when it is not whole."""
+    """The tensors and the description of one checkpoint.
+
+    Raises DamagedCheckpoint when it is not whole, NewerCheckpoint for a newer format.
+    """
     body = load_description(folder)
     try:
+        if not (folder / TENSORS).is_file():
+            raise DamagedCheckpoint(f"{TENSORS} is missing")
         if _sha256(folder / TENSORS) != body["sha256"]:
             raise DamagedCheckpoint(f"{TENSORS} does not match its checksum")
         return load_file(folder / TENSORS), body
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{TENSORS} is missing") from error
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{TENSORS} cannot be read ({error})") from error
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        # Of a header that is right in itself and names a type that this torch lacks, too.
+        raise DamagedCheckpoint(f"{TENSORS} cannot be read ({_clause(error)})") from error
 
 
 def load_description(folder: Path) -> dict[str, Any]:
-    """What `checkpoint.json` says. Raises DamagedCheckpoint, or UserError for a newer format."""
+    """What `checkpoint.json` says, its fields and their types checked; not whether its recipe can be built.
+
+    Raises DamagedCheckpoint, or NewerCheckpoint for a newer format.
+    """
     try:
-        whole = json.loads((folder / DESCRIPTION).read_bytes())
+        whole = read_json(folder / DESCRIPTION)
         body, checksum = whole["checkpoint"], whole["sha256"]
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{DESCRIPTION} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{DESCRIPTION} cannot be read ({error})") from error
+        raise DamagedCheckpoint(f"{DESCRIPTION} cannot be read ({_clause(error)})") from error
     if checksum != _json_sha256(body):
         raise DamagedCheckpoint(f"{DESCRIPTION} does not match its checksum")
+    _check_format(folder, body)
+    if (field := wrong_field(body)) is not None:
+        raise DamagedCheckpoint(f"{DESCRIPTION} lacks the field {field}, or has a wrong one")
+    return {"rollbacks": 0, **body}
+
+
+def _check_format(folder: Path, body: Any) -> None:
+    if not isinstance(body, dict) or not whole_number(1, MOST_FORMAT)(body.get("format")):
+        raise DamagedCheckpoint(f"{DESCRIPTION} lacks the field format, or has a wrong one")
     if body["format"] > FORMAT:
-        raise UserError(
+        raise NewerCheckpoint(
             f"{folder} was written by a newer vitgan (format {body['format']}): "
             "upgrade with `pip install --upgrade vitgan`."
         )
-    return body
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -104,33 +125,43 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def load_newest(run: Path, tell: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that is whole, None if there is none at all; `tell` hears of each damaged one.
+    """The newest checkpoint that can be read, None if there is none at all; `tell` hears of each other one.
 
-    Raises UserError when there are checkpoints and every one of them is damaged, or one is of a newer format.
+    One is passed over that is damaged, or of a newer format. Raises UserError when all are.
     """
-    damages: list[str] = []
+    passed_over: list[str] = []
+    newer: NewerCheckpoint | None = None
     for folder in reversed(checkpoints(run)):
         try:
             whole = load_checkpoint(folder)
         except DamagedCheckpoint as damage:
-            damages.append(f"Checkpoint {folder.name} is damaged ({damage}); using the one before it.")
-            continue
-        for line in damages:
-            tell(line)
-        return whole
-    if damages:
+            passed_over.append(f"Checkpoint {folder.name} is damaged ({damage}); using the one before it.")
+        except NewerCheckpoint as error:
+            newer = newer or error
+            passed_over.append(f"{str(error).rstrip('.')}; using the one before it.")
+        else:
+            for line in passed_over:
+                tell(line)
+            return whole
+    if newer is not None:
+        raise newer
+    if passed_over:
         raise UserError(f"Every checkpoint in {run / 'checkpoints'} is damaged: move it away to start again.")
     return None
 
 
-def prune(run: Path, keep: int, *, newest: int) -> None:
+def prune(run: Path, keep: int, *, newest: int, for_good: Callable[[int], bool] = lambda _: False) -> None:
     """Delete all but the last `keep` checkpoints up to `newest` images, and what interrupted writes left.
+
+    Those whose number of images is `for_good` stay.
 
     One beyond `newest` is damaged, else the run would have gone on from it: counted in, it would push out a
     good one.
     """
     whole = [folder for folder in checkpoints(run) if int(folder.name) <= newest]
     for folder in whole[:-keep]:
+        if for_good(int(folder.name)):
+            continue
         shutil.rmtree(folder, ignore_errors=True)
     for left in (run / "checkpoints").glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
@@ -169,3 +200,8 @@ def _sha256(path: Path) -> str:
 
 def _json_sha256(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _clause(error: Exception) -> str:
+    """What `error` says, short, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

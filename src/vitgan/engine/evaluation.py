@@ -8,8 +8,15 @@ from typing import Any
 
 import torch
 
+from vitgan import processes
 from vitgan.data import ImageSet
-from vitgan.engine.checkpoint import DamagedCheckpoint, load_description, numbered, write_checkpoint
+from vitgan.engine.checkpoint import (
+    DamagedCheckpoint,
+    NewerCheckpoint,
+    load_description,
+    numbered,
+    write_checkpoint,
+)
 from vitgan.engine.log import forget_after
 from vitgan.errors import UserError
 from vitgan.metrics import Evaluation, Evaluator, headline
@@ -54,7 +61,8 @@ class Watch:
         images_seen: int,
     ) -> None:
         self.folder = folder
-        forget_after(folder / EVALUATIONS, images_seen)
+        if processes.rank() == 0:
+            forget_after(folder / EVALUATIONS, images_seen)
         self.evaluator = Evaluator(
             images,
             features=options.features,
@@ -63,13 +71,15 @@ class Watch:
             device=device,
         )
 
-    def score(self, generator: Generator, images_seen: int) -> Evaluation:
-        """Measures, and appends the numbers with their protocol to `evaluations.jsonl`."""
-        found = self.evaluator.score(generator)
+    def score(self, generator: Generator) -> Evaluation:
+        """Measures."""
+        return self.evaluator.score(generator)
+
+    def note(self, found: Evaluation, images_seen: int) -> None:
+        """Appends the numbers with their protocol to `evaluations.jsonl`."""
         line = json.dumps({"images": images_seen, **found.to_dict()})
         with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        return found
 
     def line(self, found: Evaluation, images_seen: int) -> str:
         """What the run says of an evaluation."""
@@ -98,10 +108,10 @@ class Watch:
 
 
 def best_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The evaluation of the run's best checkpoint; None when there is none that is whole."""
+    """The evaluation of the run's best checkpoint; None when there is none that can be read."""
     for checkpoint in reversed(numbered(folder / BEST)):
         try:
-            return load_description(checkpoint)["evaluation"]
-        except DamagedCheckpoint:
+            return load_description(checkpoint).get("evaluation")
+        except (DamagedCheckpoint, NewerCheckpoint):
             continue
     return None

@@ -7,11 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitgan.engine.checkpoint import (
     DESCRIPTION,
     DamagedCheckpoint,
+    NewerCheckpoint,
     checkpoints,
     load_checkpoint,
     load_description,
@@ -21,8 +22,10 @@ from vitgan.engine.checkpoint import (
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, SirenRecipe, read_recipe
 from vitgan.errors import UserError
+from vitgan.json_text import read_json
 from vitgan.models import Generator
 from vitgan.replacing import replacing
+from vitgan.weights import load_network
 
 RECIPE, LOCK = "recipe.json", ".lock"
 _LOAD = "load it in Python by vitgan.engine.supervised"
@@ -82,10 +85,10 @@ def unwritable(folder: Path, error: OSError) -> UserError:
 
 def _known_recipe(folder: Path) -> AnyRecipe | None:
     """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
-    with suppress(FileNotFoundError, ValueError):
-        return read_recipe(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    with suppress(OSError, ValueError):
+        return read_recipe(read_json(folder / RECIPE))
     for checkpoint in reversed(checkpoints(folder)):
-        with suppress(DamagedCheckpoint):
+        with suppress(DamagedCheckpoint, NewerCheckpoint):
             return read_recipe(load_description(checkpoint)["recipe"])
     return None
 
@@ -118,20 +121,15 @@ def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
     recipe = read_recipe(description["recipe"])
     if not isinstance(recipe, Recipe):
         raise UserError(f"{run} holds {_NO_GENERATOR[type(recipe)]}")
-    generator = recipe.generator.build(
-        resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
+    generator = load_network(
+        lambda: recipe.generator.build(
+            resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
+        ),
+        tensors,
+        "average",
+        run,
     )
-    load_weights(generator, tensors, "average", run)
-    return generator.eval().requires_grad_(False), description
-
-
-def load_weights(network: nn.Module, tensors: dict[str, Tensor], name: str, run: str | Path) -> None:
-    """Give `network` the tensors `name`.* of `run`. Raises UserError where they do not fit."""
-    weights = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"The weights in {run} do not fit its recipe: {_first_line(error)}") from error
+    return generator, description
 
 
 def is_run(path: Path) -> bool:
@@ -170,8 +168,3 @@ def _warn(line: str) -> None:
     import logging
 
     logging.getLogger("vitgan").warning(line)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 else lines[0]

@@ -6,13 +6,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitgan import processes
 from vitgan.adversarial import Game, train_step
 from vitgan.data import Batch, ImageSet
 from vitgan.engine.compilation import compile_blocks
 from vitgan.engine.ema import update_average
 from vitgan.engine.images import grid
+from vitgan.engine.precision import activation_dtype
 from vitgan.engine.recipe import Recipe
-from vitgan.engine.state import activation_dtype, build_state, step_generator
+from vitgan.engine.state import build_state, step_generator
 from vitgan.models import to_uint8
 from vitgan.spans import span
 
@@ -25,6 +27,7 @@ class GANTask:
         self.state = build_state(recipe, images, device)
         self.generator = self.state.average
         options, players = recipe.training, self.state.players
+        self.networks = {"generator": players.generator, "discriminator": players.discriminator}
         self.note = compile_blocks(options.compile, device, players.generator, players.discriminator)
         self.game = Game(
             loss=recipe.loss,
@@ -33,14 +36,17 @@ class GANTask:
             generator_terms=tuple(term for term in recipe.generator_terms if term.active),
             generator_every=options.generator_every,
             shared_fakes=options.shared_fakes,
-            accumulate=options.accumulate,
+            accumulate=recipe.parts(device, processes.ranks()),
+            make_again=options.accumulate is not None and options.accumulate > processes.ranks(),
             dtype=activation_dtype(options.precision, device),
         )
         classes, count = self.generator.classes, options.sample_count
         self.labels = torch.arange(count, device=device) % classes if classes else None
         self.latents = self.generator.latents(count, seed=options.seed).to(device)
 
-    def step(self, batch: Batch, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def step(
+        self, batch: Batch, images_seen: int, seed: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Both players' update, and the average's."""
         recipe, players, size = self.recipe, self.state.players, self.recipe.training.batch
         rates = {
@@ -51,7 +57,8 @@ class GANTask:
                 players.optimiser_discriminator, images_seen, size
             ),
         }
-        rng = step_generator(recipe.training.seed, images_seen, self.device)
+        seed = recipe.training.seed if seed is None else seed
+        rng = step_generator(seed, images_seen, self.device, size)
         values = train_step(players, self.game, batch.images, batch.labels, rng, images_seen // size)
         with span("moving average"):
             update_average(self.generator, players.generator, recipe.ema.decay(size, images_seen + size))

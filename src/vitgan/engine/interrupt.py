@@ -4,25 +4,36 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 STDERR = 2
+TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal has sent it already
 
 
 class Interrupt:
     """Whether a signal has asked to stop, and which."""
 
-    signal_name: str | None = None
+    def __init__(self) -> None:
+        self.number = 0
+        self._asked = 0.0
+        self._pause = TWICE if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+
+    @property
+    def signal_name(self) -> str | None:
+        return signal.Signals(self.number).name if self.number else None
 
     def __bool__(self) -> bool:
-        return self.signal_name is not None
+        return self.number > 0
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
         """Handles a signal; the second one stops at once with KeyboardInterrupt."""
         if self:
-            raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name
+            if time.monotonic() - self._asked >= self._pause:
+                raise KeyboardInterrupt
+            return
+        self.number, self._asked = number, time.monotonic()
         with contextlib.suppress(OSError):
             if os.isatty(STDERR):  # by the system's write: Python's own may not be entered twice
                 os.write(STDERR, b"\nStopping after this step; once more to stop at once, unsaved.\n")

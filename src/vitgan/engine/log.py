@@ -144,9 +144,9 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
     content = path.read_bytes() if path.exists() else b""
     # What follows the last line end was never finished, even where it happens to parse.
     for line in content.split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
-            if isinstance(record, dict) and "images" in record:
+            if isinstance(record, dict) and type(record.get("images")) is int:
                 yield line + b"\n", record
 
 

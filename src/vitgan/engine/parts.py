@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitgan.data import ImageSet
-from vitgan.data.images import LazyImages, MemoryImages, fetch
+from vitgan.data.images import LazyImages, MemoryImages
+from vitgan.data.reading import fetch
 from vitgan.data.sources import Source
 from vitgan.engine.supervised_recipes import HeldOutOptions
 from vitgan.errors import UserError

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+import torch
+
 from vitgan.adversarial import (
     BCR,
     R1,
@@ -20,6 +22,7 @@ from vitgan.adversarial import (
 from vitgan.data import DataOptions
 from vitgan.engine.ema import EMAOptions
 from vitgan.engine.evaluation import EvaluationOptions
+from vitgan.engine.precision import Precision, activation_dtype
 from vitgan.engine.schedule import AdamOptions
 from vitgan.errors import UserError
 from vitgan.models import (
@@ -36,7 +39,6 @@ from vitgan.models import (
 )
 from vitgan.options import differences, from_dict, to_dict
 
-Precision = Literal["fp32", "bf16", "auto"]
 # Every part that a recipe can be made of.
 GeneratorOptions = (
     ViTGANGeneratorOptions | StyleGAN2GeneratorOptions | BigGANGeneratorOptions | TransGANGeneratorOptions
@@ -64,8 +66,12 @@ class TrainingOptions:
     """Discriminator updates for each generator update."""
     shared_fakes: bool = True
     """Both players' updates use the same fakes, made in one pass; False draws a set for each."""
-    accumulate: int = 1
-    """Parts that a batch is computed in, one after the other: less memory for the same update."""
+    accumulate: int | None = None
+    """Parts that a batch is computed in, by one process one after the other: less memory for the same update.
+
+    None is one part for each process; but in fp32 on a CPU a single process sums the gradients of two halves,
+    so that it trains bit for bit as two processes do.
+    """
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -92,12 +98,17 @@ class TrainingOptions:
     """Minutes after which a checkpoint is due in any case."""
     keep: int = 3
     """Checkpoints kept, the newest."""
+    keep_every: int | None = 1_000_000
+    """Images between two checkpoints kept for good; doubled in a long run, so that there are 8 at most."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """After a number that is not finite: stop, or go on from the last checkpoint with another seed."""
+    largest: float = 1e8
+    """A loss, term or gradient norm beyond it counts as not finite."""
 
     def __post_init__(self) -> None:
         for name in (
             "batch",
             "generator_every",
-            "accumulate",
             "log_every",
             "sample_every",
             "sample_count",
@@ -106,14 +117,16 @@ class TrainingOptions:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"--training.{name.replace('_', '-')} must be at least 1.")
-        if self.batch % self.accumulate:
+        if self.accumulate is not None and self.accumulate < 1:
+            raise UserError("--training.accumulate must be at least 1.")
+        if self.batch % (self.accumulate or 1):
             raise UserError(
                 f"--training.batch {self.batch} is not a multiple of --training.accumulate {self.accumulate}."
             )
-        for flag in ("images", "minutes", "training.threads"):
+        for flag in ("images", "minutes", "training.threads", "training.keep_every", "training.largest"):
             value = getattr(self, flag.removeprefix("training."))
             if value is not None and value <= 0:
-                raise UserError(f"--{flag} must be greater than 0, not {value}.")
+                raise UserError(f"--{flag.replace('_', '-')} must be greater than 0, not {value}.")
 
 
 # What may change between two commands on one run folder: it does not alter what a step computes, or (the
@@ -135,6 +148,9 @@ RESUMABLE = (
     "training.checkpoint_every",
     "training.checkpoint_minutes",
     "training.keep",
+    "training.keep_every",
+    "training.on_nan",
+    "training.largest",
     "evaluation.every",
     "evaluation.features",
     "evaluation.metrics",
@@ -177,6 +193,25 @@ class Recipe(RunRecipe):
     ema: EMAOptions = field(default_factory=EMAOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    @property
+    def image_by_image(self) -> bool:
+        """Whether nothing in a step mixes images of a batch, as a batch norm or a contrastive loss does."""
+        networks = (
+            isinstance(self.generator, ViTGANGeneratorOptions),
+            isinstance(self.discriminator, VisionTransformerOptions),
+        )
+        mixing = any(isinstance(term, Contrastive) and term.active for term in self.terms)
+        return all(networks) and not mixing and not any(term.active for term in self.generator_terms)
+
+    def parts(self, device: torch.device, ranks: int) -> int:
+        """How many parts one of `ranks` processes computes its share of a batch in."""
+        options = self.training
+        if options.accumulate is not None:
+            return -(-options.accumulate // ranks)
+        exact = device.type == "cpu" and activation_dtype(options.precision, device) == torch.float32
+        halves = exact and ranks == 1 and self.image_by_image and options.batch % 2 == 0
+        return 2 if halves else 1
 
     def __post_init__(self) -> None:
         clean = any(isinstance(t, BCR) and t.active and t.against == "clean" for t in self.terms)

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitgan import processes
 from vitgan.adversarial import Players
 from vitgan.data import ImageSet
-from vitgan.engine.recipe import Precision, Recipe
+from vitgan.draws import PartGenerator
+from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.models import Discriminator, Generator
+from vitgan.weights import misfit
 
 
 class NamedState(abc.ABC):
@@ -38,7 +41,8 @@ class NamedState(abc.ABC):
         return {name: t.detach().contiguous().cpu() for name, t in named.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`. Raises RuntimeError on a name or shape that does not fit."""
+        """The inverse of `tensors`. Raises UserError, and changes nothing, where they do not fit."""
+        self._check(tensors)
         for part, module in self._modules().items():
             module.load_state_dict(_below(tensors, part))
         for part, (module, optimiser) in self._optimisers().items():
@@ -53,6 +57,23 @@ class NamedState(abc.ABC):
                     optimiser.state[parameter] = {
                         k: v.to(parameter.device, copy=True) for k, v in found.items()
                     }
+
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        """Raise UserError where a name, a shape or a type is not that of the own tensors."""
+        for part, module in self._modules().items():
+            if (reason := misfit(module.state_dict(), _below(tensors, part))) is not None:
+                raise UserError(f"The checkpoint's {part} does not fit the recipe: {reason}.")
+        for part, (module, _) in self._optimisers().items():
+            moments = _below(tensors, part)
+            for name, parameter in module.named_parameters():
+                for key, like in (
+                    ("step", ()),
+                    ("exp_avg", parameter.shape),
+                    ("exp_avg_sq", parameter.shape),
+                ):
+                    found = moments.get(f"{name}.{key}")
+                    if found is not None and (found.shape != like or found.dtype != torch.float32):
+                        raise UserError(f"The checkpoint's {part} does not fit the recipe: {name}.{key}.")
 
 
 @dataclass
@@ -119,27 +140,16 @@ def build_networks(recipe: Recipe, images: ImageSet | None) -> tuple[Generator, 
     return generator, discriminator
 
 
-def step_generator(seed: int, images_seen: int, device: torch.device, rank: int = 0) -> torch.Generator:
-    """The random numbers of one step, a function of (seed, rank, images seen): nothing to save or restore."""
-    number = int(np.random.SeedSequence((seed, rank, images_seen)).generate_state(1, np.uint64)[0])
-    return torch.Generator(device).manual_seed(number & (2**63 - 1))
+def step_generator(seed: int, images_seen: int, device: torch.device, batch: int = 0) -> torch.Generator:
+    """The random numbers of one step, a function of (seed, images seen): nothing to save or restore.
 
-
-def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """bf16 when asked for, or by "auto" where the hardware multiplies bf16 matrices; else fp32."""
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(device) else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch names no public test for a CPU's bf16 units.
-    tests = (
-        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return any(test() for test in tests if test is not None)
+    Each process gives the numbers of its part of the `batch` images, so how many there are changes none.
+    """
+    number = int(np.random.SeedSequence((seed, 0, images_seen)).generate_state(1, np.uint64)[0])
+    generator = PartGenerator(device)
+    generator.manual_seed(number & (2**63 - 1))
+    generator.rank, generator.ranks, generator.batch = processes.rank(), processes.ranks(), batch
+    return generator
 
 
 def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from vitgan import processes
 from vitgan.data import Batch, ImageSet
 from vitgan.engine.captions import captioned
-from vitgan.engine.folder import load_weights, read_run
+from vitgan.engine.folder import read_run
 from vitgan.engine.gan import GANTask
 from vitgan.engine.images import grid
 from vitgan.engine.parts import InMemory, part, read, split
+from vitgan.engine.precision import activation_dtype
 from vitgan.engine.recipe import Recipe
-from vitgan.engine.state import NamedState, activation_dtype
+from vitgan.engine.state import NamedState
 from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, SirenRecipe, read_recipe
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
@@ -27,6 +29,7 @@ from vitgan.models import Generator, VisionTransformer, to_uint8
 from vitgan.models.siren import Siren, image_coordinates
 from vitgan.models.vit import check_transformer
 from vitgan.options import check
+from vitgan.weights import load_network
 
 ACCURACY_BATCH = 512  # images of one pass
 Network = TypeVar("Network", bound=nn.Module)
@@ -53,6 +56,7 @@ class OneNetwork(NamedState):
         self.options, self.adam, self.device = recipe.training, recipe.optimiser, device
         self.dtype = activation_dtype(recipe.training.precision, device)
         self._network = network.to(device)
+        self.networks = {"network": self._network}
         self.optimiser = recipe.optimiser.build(network.parameters())
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -67,6 +71,7 @@ class OneNetwork(NamedState):
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
+        processes.average_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         self.optimiser.step()
         return {"loss": loss.detach(), "gradient_norm": norm}, {"learning_rate": rate}
@@ -98,7 +103,12 @@ class ClassifierTask(OneNetwork):
         seen, held_out = split(images.labels, recipe.held_out)
         return ClassifierTask(recipe, part(images, held_out), images.classes, device), part(images, seen)
 
-    def step(self, batch: Batch, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def step(
+        self,
+        batch: Batch,
+        images_seen: int,
+        seed: int | None = None,  # noqa: ARG002
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One update; where a line of the log is due, the held-out accuracy after it."""
         assert batch.labels is not None
         logits = self.network(batch.images.to(self.dtype))  # (B, K)
@@ -163,7 +173,12 @@ class SirenTask(OneNetwork):
         image = InMemory(part(images, torch.tensor([number])))
         return SirenTask(recipe, image, device), image
 
-    def step(self, batch: Batch, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def step(
+        self,
+        batch: Batch,
+        images_seen: int,
+        seed: int | None = None,  # noqa: ARG002
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One update on the whole image."""
         pixels = batch.images[0].flatten(1).mT  # (N, C)
         error = F.mse_loss(self.network(self.coordinates).float(), pixels)
@@ -212,11 +227,8 @@ def load_classifier(run: str | Path) -> TrainedClassifier:
     recipe = read_recipe(description["recipe"])
     if not isinstance(recipe, ClassifierRecipe):
         raise UserError(f"{run} holds no classifier: train one with `vitgan train vit-classifier-small`.")
-    network = build_classifier(recipe, description["classes"])
-    load_weights(network, tensors, "network", run)
-    return TrainedClassifier(
-        _finished(network), tuple(description["class_names"]), description["held_out"]["accuracy"]
-    )
+    network = load_network(lambda: build_classifier(recipe, description["classes"]), tensors, "network", run)
+    return TrainedClassifier(network, tuple(description["class_names"]), description["held_out"]["accuracy"])
 
 
 def load_siren(run: str | Path) -> Siren:
@@ -225,13 +237,7 @@ def load_siren(run: str | Path) -> Siren:
     recipe = read_recipe(description["recipe"])
     if not isinstance(recipe, SirenRecipe):
         raise UserError(f"{run} holds no image fit: train one with `vitgan train siren-small`.")
-    network = recipe.network.build(channels=recipe.data.channels)
-    load_weights(network, tensors, "network", run)
-    return _finished(network)
-
-
-def _finished(network: Network) -> Network:
-    return network.eval().requires_grad_(False)
+    return load_network(lambda: recipe.network.build(channels=recipe.data.channels), tensors, "network", run)
 
 
 def _seeded(recipe: ClassifierRecipe | SirenRecipe, build: Callable[[], Network]) -> Network:

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitgan.data import Batch
 from vitgan.models import Generator
@@ -18,12 +18,21 @@ class Task(Protocol):
         ...
 
     @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name."""
+        ...
+
+    @property
     def note(self) -> str | None:
         """A line to tell before the first step, whose time is told after it; None where there is none."""
         ...
 
-    def step(self, batch: Batch, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def step(
+        self, batch: Batch, images_seen: int, seed: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """One update on `batch`, the first of which is image `images_seen` of the run.
+
+        What is drawn comes from `seed`, by default the recipe's, and `images_seen`.
 
         Returns detached scalars, and the learning rates.
         """

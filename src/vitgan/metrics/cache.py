@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+from vitgan.json_text import read_json
 from vitgan.replacing import replacing
 
 logger = logging.getLogger("vitgan")
@@ -47,15 +48,17 @@ class Cache:
 
         tensors_path, description_path = self._paths(kind, key)
         try:
-            whole = json.loads(description_path.read_bytes())
+            whole = read_json(description_path)
             content = tensors_path.read_bytes()
             body = whole["entry"]
             if whole["sha256"] != _json_sha256(body) or body["tensors"] != _sha256(content):
                 raise ValueError("it does not match its checksum")
+            if not isinstance(body["description"], dict):
+                raise ValueError("it has no description")
             return load(content), body["description"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             logger.warning("%s is damaged (%s): computed again.", tensors_path, error)
             return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vitgan import processes
 from vitgan.data import ImageSet
 from vitgan.errors import UserError
 from vitgan.metrics import statistics
@@ -80,11 +81,17 @@ class Evaluator:
         self._reals = self._real_features()
 
     def score(self, generator: Generator) -> Evaluation:
-        """Of `count` images that the generator draws from the seed."""
-        return self.score_images(generator.sample(self.count, seed=self.seed))
+        """Of `count` images that the generator draws from the seed; processes of one run share the work."""
+        part = processes.share(self.count)
+        images = generator.sample(self.count, seed=self.seed, part=part)
+        return self._score(images, self.count)
 
     def score_images(self, images: Tensor) -> Evaluation:
         """Of generated images, uint8 (M, C, R, R)."""
+        return self._score(images, len(images))
+
+    def _score(self, images: Tensor, count: int) -> Evaluation:
+        """`images` are this process's part of `count`."""
         shape = (self._channels, self._resolution, self._resolution)
         if images.shape[1:] != shape:
             raise UserError(
@@ -92,11 +99,14 @@ class Evaluator:
                 "(channels, height, width): compare images of one shape."
             )
         assert images.dtype == torch.uint8, "images are uint8"
-        check_counts(self.metrics, reals=len(self.real), fakes=len(images))
+        check_counts(self.metrics, reals=len(self.real), fakes=count)
         batches = images.split(self.extractor.batch)
         layers = sorted({self.extractor.layers[metric] for metric in self.metrics})
-        fakes = self._extract(batches, len(images), layers, "generated")
-        return Evaluation(self.protocol(len(images)), self._numbers(fakes))
+        found = self._extract(batches, len(images), layers, "generated")
+        if len(images) < count:
+            found = {layer: processes.rows(features) for layer, features in found.items()}
+            return Evaluation(self.protocol(count), self._told_numbers(found))
+        return Evaluation(self.protocol(count), self._numbers(self._with_moments(found)))
 
     def protocol(self, fakes: int) -> Protocol:
         """The protocol of a measurement on so many generated images."""
@@ -153,13 +163,17 @@ class Evaluator:
         )
         if not layers:
             return Features({}, {})
-        if (entry := self._cache.load("real", key)) is not None:
+        entry = self._cache.load("real", key)
+        if entry is not None and Features.are(entry[0], layers, len(self.real), moments=moments):
             return Features.from_tensors(entry[0])
-        found = self._extract(self.real.batches(), len(self.real), layers, "real")
+        found = self._with_moments(self._extract(self.real.batches(), len(self.real), layers, "real"))
         self._cache.save("real", key, found.to_tensors(), {"source": self.real.images.name})
         return found
 
-    def _extract(self, batches: Iterable[Tensor], count: int, layers: list[str], kind: str) -> Features:
+    def _extract(
+        self, batches: Iterable[Tensor], count: int, layers: list[str], kind: str
+    ) -> dict[str, Tensor]:
+        """The features of each layer, (count, F)."""
         from tqdm import tqdm
 
         parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
@@ -170,10 +184,20 @@ class Evaluator:
                 for layer in layers:
                     parts[layer].append(found[layer])
                 bar.update(len(batch))
-        features = {layer: torch.cat(part) for layer, part in parts.items()}
+        return {layer: torch.cat(part) for layer, part in parts.items()}
+
+    def _with_moments(self, features: dict[str, Tensor]) -> Features:
         if "fid" not in self.metrics:
             return Features(features, {})
         return Features(features, statistics.mean_and_covariance(features[self.extractor.layers["fid"]]))
+
+    def _told_numbers(self, found: dict[str, Tensor]) -> dict[str, float]:
+        """Rank 0 computes for all."""
+        numbers = None
+        with processes.together():
+            if processes.rank() == 0:
+                numbers = self._numbers(self._with_moments(found))
+        return processes.told(numbers)
 
     def _numbers(self, fakes: Features) -> dict[str, float]:
         numbers: dict[str, float] = {}

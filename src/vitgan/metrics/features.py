@@ -7,8 +7,12 @@ import abc
 import hashlib
 import io
 import math
+import os
 import warnings
+import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,9 @@ WEIGHTS_URL = (
     "weights-inception-2015-12-05-6726825d.pth"
 )
 WEIGHTS_SHA = "6726825d"  # how the SHA-256 of that file begins, as its name says
+MOST_BYTES = 2**30  # of a file of weights; Inception's has 96 MB
+# Extractors whose weights are a program, or come with one: nothing that was fetched is run here.
+PROGRAMS = ("clip-", "dinov2-")
 FIDELITY_METRICS: dict[Metric, str] = {"fid": "fid", "is": "isc", "kid": "kid", "prdc": "prc"}
 
 
@@ -114,6 +121,11 @@ def open_fidelity(features: str, opening: Opening) -> FidelityExtractor:
     Raises UserError where there is no such thing, or its weights cannot be had.
     """
     registry = import_fidelity().registry.FEATURE_EXTRACTORS_REGISTRY
+    if features.startswith(PROGRAMS) and features in registry:
+        raise UserError(
+            f"torch-fidelity's extractor {features} runs code that it downloads, which is never done here: "
+            "choose inception, classifier or vgg16."
+        )
     if features in ("inception", INCEPTION):
         return _open_inception(_official_weights(opening.quiet), opening, official=True)
     if features in registry:
@@ -121,6 +133,7 @@ def open_fidelity(features: str, opening: Opening) -> FidelityExtractor:
     path = Path(features).expanduser()
     if path.is_file():
         return _open_inception(path, opening, official=False)
+    registry = {name: kind for name, kind in registry.items() if not name.startswith(PROGRAMS)}
     raise UserError(
         f"There are no features {features!r}: choose inception, classifier, the path of a file of Inception "
         f"weights, or one of torch-fidelity's extractors ({', '.join(sorted(registry))})."
@@ -161,7 +174,7 @@ def _official_weights(quiet: bool) -> Path:
 
 
 def _open_inception(path: Path, opening: Opening, *, official: bool) -> FidelityExtractor:
-    content = path.read_bytes()
+    content = _bounded(path)
     sha = hashlib.sha256(content).hexdigest()
     if official and not sha.startswith(WEIGHTS_SHA):
         raise UserError(
@@ -169,11 +182,11 @@ def _open_inception(path: Path, opening: Opening, *, official: bool) -> Fidelity
         )
     weights = io.BytesIO()
     torch.save(_read_weights(path, content), weights)
-    weights.seek(0)  # torch-fidelity unpickles what it is given: it is given what this process has written
+    weights.seek(0)
     fidelity = import_fidelity()
     layers = _layers(INCEPTION, fidelity.FeatureExtractorInceptionV3, opening.metrics)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), tensors_only():
             names = list(dict.fromkeys(layers.values()))
             module = fidelity.FeatureExtractorInceptionV3(
                 INCEPTION, names, feature_extractor_weights_path=weights
@@ -181,6 +194,36 @@ def _open_inception(path: Path, opening: Opening, *, official: bool) -> Fidelity
     except RuntimeError as error:
         raise _no_weights(path, _line(error)) from error
     return FidelityExtractor("inception", module, sha[:16], layers, opening)
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Within it torch.load unpickles tensors alone, whatever the caller tells it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _bounded(path: Path) -> bytes:
+    """The content of `path`. Raises UserError where it, or what it unpacks to, is above 1 GiB."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    size = len(content)
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                size = max(size, sum(info.file_size for info in archive.infolist()))
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise _no_weights(path, _line(error)) from error
+    if size > MOST_BYTES:
+        raise _no_weights(path, f"it is larger than {MOST_BYTES // 2**20} MiB")
+    return content
 
 
 def _read_weights(path: Path, content: bytes) -> "OrderedDict[str, Tensor]":
@@ -205,7 +248,7 @@ def _no_weights(path: Path, reason: str) -> UserError:
 def _open_registered(name: str, kind: Any, opening: Opening) -> FidelityExtractor:
     layers = _layers(name, kind, opening.metrics)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), tensors_only():
             names = list(dict.fromkeys(layers.values()))
             module: nn.Module = kind(name, names, verbose=not opening.quiet).requires_grad_(False).eval()
     except (OSError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vitgan.errors import UserError
+from vitgan.options import brief
 
 Metric = Literal["fid", "is", "kid", "prdc"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -95,7 +96,7 @@ def check_metrics(names: list[str]) -> tuple[Metric, ...]:
     """`names` without repetition, in the usual order. Raises UserError for an unknown one, or none."""
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
-        wrong = f"There is no metric {unknown[0]!r}" if unknown else "--metrics names no metric"
+        wrong = f"There is no metric {brief(unknown[0])}" if unknown else "--metrics names no metric"
         raise UserError(f"{wrong}: choose from {', '.join(METRICS)}.")
     return tuple(metric for metric in METRICS if metric in names)
 

@@ -55,6 +55,17 @@ class Features:
             parts[part][rest] = tensor
         return Features(parts["layer"], {name: tensor.numpy() for name, tensor in parts["moment"].items()})
 
+    @staticmethod
+    def are(tensors: dict[str, Tensor], layers: list[str], count: int, *, moments: bool) -> bool:
+        """Whether `from_tensors` makes the features of `count` images in these layers of `tensors`."""
+        names = [*(f"layer.{layer}" for layer in layers), *(["moment.mu", "moment.sigma"] if moments else [])]
+        if tensors.keys() != set(names) or not all(t.is_floating_point() for t in tensors.values()):
+            return False
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if moments and shapes["moment.sigma"] != shapes["moment.mu"] * 2:
+            return False
+        return all(len(shape) == 2 and shape[0] == count for n, shape in shapes.items() if n[0] == "l")
+
 
 def measure(metric: Metric, real: Features, fake: Features, *, layer: str, seed: int) -> dict[str, float]:
     """The numbers of one metric by name, on the features of `layer`."""

@@ -57,26 +57,28 @@ class Generator(nn.Module, abc.ABC):
         labels: Tensor | None = None,
         batch: int = 256,
         dtype: torch.dtype = torch.float32,
+        part: slice = slice(None),
     ) -> Tensor:
         """`count` images, uint8 (count, C, R, R) on the CPU, made `batch` at a time on the own device.
 
         `dtype` is that of the activations: bfloat16 is about twice as fast where the hardware computes in it.
         truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
-        labels (count,), or draws them from the seed.
+        labels (count,), or draws them from the seed. Of these images only `part` is made.
         """
         device = next(self.parameters()).device
         z = self.latents(count, seed=seed)
         if self.classes and labels is None:
             labels = torch.randint(self.classes, (count,), generator=torch.Generator().manual_seed(seed))
-        images = torch.empty(count, self.channels, self.resolution, self.resolution, dtype=torch.uint8)
+        z, labels = z[part], None if labels is None else labels[part]
+        images = torch.empty(len(z), self.channels, self.resolution, self.resolution, dtype=torch.uint8)
         mean = self.mean_w() if truncation != 1 else None
-        for start in range(0, count, batch):
-            part = slice(start, start + batch)
-            own_labels = None if labels is None else labels[part].to(device)
-            w = self.mapping(z[part].to(device, dtype), own_labels)
+        for start in range(0, len(z), batch):
+            now = slice(start, start + batch)
+            own_labels = None if labels is None else labels[now].to(device)
+            w = self.mapping(z[now].to(device, dtype), own_labels)
             if mean is not None:
                 w = torch.lerp(mean.to(dtype), w, truncation)
-            images[part] = to_uint8(self.synthesise(w)).cpu()
+            images[now] = to_uint8(self.synthesise(w)).cpu()
         return images
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.draws import integers, normal, uniform
 from vitgan.errors import UserError
 from vitgan.models.discriminator import Discriminator
 from vitgan.models.generator import Generator
@@ -119,7 +120,7 @@ class SynthesisLayer(nn.Module):
         x = self.convolution(x, w)
         noise = self.noise
         if rng is not None:
-            noise = torch.randn(len(x), 1, *x.shape[2:], device=rng.device, generator=rng)
+            noise = normal(rng, len(x), 1, *x.shape[2:])
         return _activated(x + (self.strength * noise).to(x.dtype))
 
 
@@ -178,9 +179,9 @@ class StyleGAN2Generator(Generator):
     def _mixed(self, w: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
         """w (B, L, E), from a layer drawn for each image on another latent's, with probability `mixing`."""
         count, styles, _ = w.shape
-        z = torch.randn(count, self.latent_dim, device=rng.device, generator=rng).to(w.dtype)
-        mixed = torch.rand(count, 1, device=rng.device, generator=rng) < self.options.mixing
-        first = torch.randint(1, styles, (count, 1), device=rng.device, generator=rng)
+        z = normal(rng, count, self.latent_dim).to(w.dtype)
+        mixed = uniform(rng, count, 1) < self.options.mixing
+        first = integers(rng, 1, styles, count, 1)
         others = mixed & (torch.arange(styles, device=rng.device) >= first)  # (B, L)
         return torch.where(others.unsqueeze(-1), self.mapping(z, labels), w)
 

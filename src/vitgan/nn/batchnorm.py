@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan import processes
 from vitgan.nn.linear import Linear
 
 EPSILON = 1e-5
@@ -17,9 +18,9 @@ EPSILON = 1e-5
 class Standardisation(nn.Module):
     """(x - mu) / sigma of each channel: x (B, C, H, W) -> (B, C, H, W) (arXiv 1502.03167).
 
-    In training mu and sigma are those of the batch and are mixed into the running ones, `momentum` of the
-    new; in eval mode the running ones are used, so that an image depends on no other. Both are kept, and
-    computed, in fp32 for inputs of a shorter dtype.
+    In training mu and sigma are those of the batch, all processes' parts of it, and are mixed into the
+    running ones, `momentum` of the new; in eval mode the running ones are used, so that an image depends on
+    no other. Both are kept, and computed, in fp32 for inputs of a shorter dtype.
     """
 
     mean: Tensor
@@ -32,9 +33,22 @@ class Standardisation(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and processes.ranks() > 1:
+            return self._of_all_processes(x)
         return F.batch_norm(
             x, self.mean, self.variance, training=self.training, momentum=self.momentum, eps=EPSILON
         )
+
+    def _of_all_processes(self, x: Tensor) -> Tensor:
+        wide, axes = x.to(torch.promote_types(x.dtype, torch.float32)), (0, 2, 3)
+        count = processes.ranks() * x.numel() // x.shape[1]
+        mean = processes.summed(wide.sum(axes)) / count
+        apart = wide - mean[:, None, None]
+        variance = processes.summed(apart.square().sum(axes)) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
+            self.variance.lerp_((variance * (count / (count - 1))).to(self.mean.dtype), self.momentum)
+        return (apart * (variance + EPSILON).rsqrt()[:, None, None]).to(x.dtype)
 
 
 class BatchNorm(nn.Module):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn, TypeVar
@@ -24,6 +23,8 @@ from vitgan.adversarial import (
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.supervised_recipes import AnyRecipe
 from vitgan.errors import UserError
+from vitgan.options import brief
+from vitgan.ranges import out_of_range
 
 LOSSES = {"logistic": Logistic, "hinge": Hinge, "wasserstein": Wasserstein}
 # A term that a recipe lacks stands here with weight 0, so that a flag can bring it in.
@@ -37,24 +38,6 @@ TERMS = {
 }
 GENERATOR_TERMS = {"path_length": PathLength(weight=0.0)}
 KINDS = {"None": "None", "INT": "a whole number", "FLOAT": "a number"}
-# No number of a recipe is negative; these are 1 at least, these are 1 at most, these are below 1.
-AT_LEAST_1 = {
-    *(
-        "patch",
-        "depth",
-        "width",
-        "heads",
-        "perceptron_width",
-        "implicit_width",
-        "latent_dim",
-        "mapping_depth",
-    ),
-    *("resolution", "batch", "keep", "sample_count", "log_every", "sample_every", "checkpoint_every"),
-    *("every", "decay_half_life"),
-}
-AT_MOST_1 = {"translation", "colour", "cutout", "scaling", "flip", "shift", "hole"}
-BELOW_1 = {"beta1", "beta2"}
-MOST = 2**63 - 1  # of a whole number
 
 Kind = TypeVar("Kind", bound=AnyRecipe)
 
@@ -105,15 +88,8 @@ def _numbers(options: Any, where: str) -> Iterator[tuple[str, int | float]]:
 
 def _check_range(flag: str, number: int | float) -> None:
     name = flag.rpartition(".")[2].replace("-", "_")
-    least = 1 if name in AT_LEAST_1 else 0
-    if not least <= number < math.inf:
-        raise UserError(f"{flag} must be at least {least}, and finite, not {number}.")
-    if isinstance(number, int) and number > MOST:
-        raise UserError(f"{flag} must be at most {MOST}, not {number}.")
-    if name in AT_MOST_1 and number > 1:
-        raise UserError(f"{flag} must be at most 1, not {number}.")
-    if name in BELOW_1 and number >= 1:
-        raise UserError(f"{flag} must be below 1, not {number}.")
+    if wrong := out_of_range(name, number):
+        raise UserError(f"{flag} must be {wrong}, not {brief(number)}.")
 
 
 def _settings(recipe: AnyRecipe) -> Any:

@@ -15,6 +15,7 @@ import torch
 
 from vitgan.engine.environment import environment
 from vitgan.engine.log import read_log
+from vitgan.engine.memory import resident
 from vitgan.engine.metrics import Diverged
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.train import threads, train
@@ -69,19 +70,6 @@ def progress(folder: Path) -> dict[str, Any]:
     """Images seen and seconds by the last line of the log: of a row that did not end well."""
     lines = [line for line in read_log(folder) if math.isfinite(line.get("seconds", math.nan))]
     return {"images_seen": int(lines[-1]["images"]), "seconds": lines[-1]["seconds"]} if lines else {}
-
-
-def resident(*, highest: bool = False) -> int | None:
-    """Bytes of this process in memory, now or at its highest; None where the system does not say.
-
-    On Linux from /proc: getrusage would count what the process that started this one had in memory.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(rf"{'VmHWM' if highest else 'VmRSS'}:\s+(\d+) kB", status)
-    return None if found is None else int(found[1]) * 1024
 
 
 def _peak_memory(device: torch.device, before: int | None) -> tuple[int | None, str]:

@@ -1,0 +1,76 @@
+"""What a checkpoint says of itself: its fields and their types, checked before anything is made of them."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+MOST_IMAGES, MOST_CLASSES = 2**62, 2**31
+Test = Callable[[Any], bool]
+
+
+def whole_number(least: int, most: int = MOST_IMAGES) -> Test:
+    """Whether it is a whole number from `least` to `most`."""
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def number(value: Any) -> bool:
+    """Whether it is a number, NaN and infinity too, as a measured one may be."""
+    return type(value) in (int, float)
+
+
+def text(value: Any) -> bool:
+    """Whether it is text."""
+    return isinstance(value, str)
+
+
+def each(test: Test) -> Test:
+    """Whether it is a list whose every item passes."""
+    return lambda value: isinstance(value, list) and all(map(test, value))
+
+
+def every(test: Test) -> Test:
+    """Whether it is an object whose every value passes."""
+    return lambda value: isinstance(value, dict) and all(map(test, value.values()))
+
+
+def fields(**tests: Test) -> Test:
+    """Whether it is an object that has these fields, others beside, and each passes."""
+    return lambda value: (
+        isinstance(value, dict) and all(name in value and test(value[name]) for name, test in tests.items())
+    )
+
+
+REQUIRED: dict[str, Test] = {
+    "images": whole_number(0),
+    "seconds": lambda value: number(value) and 0 <= value < math.inf,
+    "sha256": lambda value: text(value) and re.fullmatch("[0-9a-f]{64}", value) is not None,
+    "recipe": fields(type=text),
+    "classes": whole_number(0, MOST_CLASSES),
+    "data": fields(fingerprint=text, images=whole_number(0)),
+}
+OPTIONAL: dict[str, Test] = {
+    "rollbacks": whole_number(0, 2**31),
+    "environment": every(text),
+    "class_names": each(text),
+    "held_out": fields(images=whole_number(0), accuracy=number),
+    "image_shape": each(whole_number(1)),
+    "evaluation": fields(protocol=fields(key=text), metrics=every(number)),
+}
+
+
+def wrong_field(body: dict[str, Any]) -> str | None:
+    """The first field that is missing or is not of its type; None where all are right."""
+    for name, test in REQUIRED.items():
+        if name not in body or not test(body[name]):
+            return name
+    for name, test in OPTIONAL.items():
+        if name in body and not test(body[name]):
+            return name
+    if body["recipe"]["type"] == "ClassifierRecipe":
+        for name in ("class_names", "held_out"):
+            if name not in body:
+                return name
+    if "class_names" in body and len(body["class_names"]) != body["classes"]:
+        return "class_names"
+    return None
