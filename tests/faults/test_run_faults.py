@@ -245,6 +245,28 @@ def test_other_images_are_refused(
     assert tiny_train(tmp_path / "run", "--images", "12") == 0
 
 
+def test_an_image_that_changed_since_the_run_began_is_named(
+    tiny_train: Command, refused: Callable, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of the same size in bytes too; with the old file back the run goes on."""
+    (tmp_path / "data").mkdir()
+    for index in range(6):
+        Image.new("L", (8, 8), 40 * index).save(tmp_path / "data" / f"{index}.bmp")
+    command = (tmp_path / "run", "--data", tmp_path / "data", "--images")
+    assert tiny_train(*command, "8") == 0
+    path = tmp_path / "data" / "3.bmp"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + b"z")
+    capsys.readouterr()
+    said = refused(tiny_train(*command, "12"))
+    assert "was trained on other images (as many, 6, but the first that differs was '3.bmp 1142" in said
+    path.rename(tmp_path / "data" / "31.bmp")
+    assert "(as many, 6, but the first that differs was '3.bmp" in refused(tiny_train(*command, "12"))
+    (tmp_path / "data" / "31.bmp").rename(path)
+    path.write_bytes(before)
+    assert tiny_train(*command, "12") == 0
+
+
 def test_the_same_images_from_another_place_go_on(tiny_train: Command, images: Path, tmp_path: Path) -> None:
     assert tiny_train(tmp_path / "run", "--images", "8") == 0
     moved = shutil.copy(images, tmp_path / "moved.npy")

@@ -20,6 +20,7 @@ from vitgan.options import brief
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LABEL_FILE = "dataset.json"
 MOST_CLASSES = 1_000_000  # of images whose classes have no names: the highest number could be any
+MOST_FILES_READ, MOST_BYTES_READ = 20_000, 2**30  # of a folder, to know its content and not only its sizes
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 
@@ -46,9 +47,24 @@ class FolderSource:
         return open_image(data)
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: names and sizes in bytes."""
-        for name in self.names:
-            yield f"{name} {(self.root / name).stat().st_size}\n".encode(errors="surrogateescape")
+        """What tells this set from any other: names, sizes in bytes and, of a small set, check sums."""
+        sizes = [(self.root / name).stat().st_size for name in self.names]
+        read = len(sizes) <= MOST_FILES_READ and sum(sizes) <= MOST_BYTES_READ
+        for name, size in zip(self.names, sizes, strict=True):
+            check_sum = f" {_check_sum(self.root / name)}" if read else ""
+            yield f"{name} {size}{check_sum}\n".encode(errors="surrogateescape")
+
+
+def _check_sum(path: Path) -> int | str:
+    """CRC-32 of a file, or that it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            total = 0
+            while data := file.read(2**20):
+                total = zlib.crc32(data, total)
+            return total
+    except OSError:
+        return "unreadable"
 
 
 class ZipSource:

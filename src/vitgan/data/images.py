@@ -5,8 +5,6 @@ Shapes: N images, B batch, C channels, R resolution.
 
 import abc
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 
 from vitgan.data.files import SUFFIXES
+from vitgan.data.identity import Identity, identify
 from vitgan.data.reach import Patience, Unreachable
 from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
 from vitgan.data.sources import Source, open_source
@@ -78,7 +77,8 @@ class ImageSet(abc.ABC):
         labels: int64 (N,), or None unless `options.labels`.
         classes: names of the classes; empty unless `options.labels`.
         class_counts: number of images of each class, whether or not the labels are used.
-        fingerprint: hash of names, sizes, labels, resolution and channels; the same in memory or not.
+        identity, fingerprint: facts, and a hash, of its content, labels, resolution and channels; the same in
+            memory or not.
         skipped: images that could not be read.
     """
 
@@ -87,7 +87,7 @@ class ImageSet(abc.ABC):
         self.name = options.source
         self.classes = source.classes if options.labels else ()
         self.skipped: list[Skipped] = []
-        self.fingerprint = _fingerprint(options, source)
+        self.identity = _identity(options, source)
         self._set_labels(source)
 
     def _set_labels(self, source: Source, kept: np.ndarray | None = None) -> None:
@@ -97,6 +97,10 @@ class ImageSet(abc.ABC):
             counts = np.bincount(labels, minlength=len(source.classes)).tolist()
             self.class_counts = dict(zip(source.classes, counts, strict=True))
         self.labels = torch.from_numpy(labels) if labels is not None and self.options.labels else None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity.fingerprint
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -197,15 +201,9 @@ def _check_positive(options: DataOptions) -> None:
             raise UserError(f"data.{field} is {getattr(options, field)}, but must be at least {least}.")
 
 
-def _fingerprint(options: DataOptions, source: Source) -> str:
-    digest = hashlib.sha256()
-    head = [TRANSFORM_VERSION, len(source), list(source.classes), options.resolution, options.channels]
-    digest.update(json.dumps(head).encode())
-    if source.labels is not None:
-        digest.update(source.labels.astype("<i8").tobytes())
-    for part in source.content():
-        digest.update(part)
-    return digest.hexdigest()[:32]
+def _identity(options: DataOptions, source: Source) -> Identity:
+    head = [TRANSFORM_VERSION, len(source), options.resolution, options.channels]
+    return identify(head, source.labels, source.classes, source.content())
 
 
 def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[int, Skipped]]:

@@ -76,7 +76,7 @@ class TarStream(Stream):
 
     def content(self) -> Iterator[bytes]:
         """What tells this set from any other: the names and sizes of its members."""
-        yield from (digest.encode() for digest in self._digests)
+        yield from (f"file {number} {digest}".encode() for number, digest in enumerate(self._digests))
 
 
 def open_tars(source: str, cache: Path) -> TarStream:

@@ -41,13 +41,33 @@ def fields(**tests: Test) -> Test:
     )
 
 
+def known(**tests: Test) -> Test:
+    """Whether it is an object in which those of these fields that it has pass."""
+    return lambda value: (
+        isinstance(value, dict) and all(test(value[name]) for name, test in tests.items() if name in value)
+    )
+
+
+def both(first: Test, second: Test) -> Test:
+    """Whether it passes two tests."""
+    return lambda value: first(value) and second(value)
+
+
+def pair(value: Any) -> bool:
+    """Whether it is a list of two texts."""
+    return each(text)(value) and len(value) == 2
+
+
 REQUIRED: dict[str, Test] = {
     "images": whole_number(0),
     "seconds": lambda value: number(value) and 0 <= value < math.inf,
     "sha256": lambda value: text(value) and re.fullmatch("[0-9a-f]{64}", value) is not None,
     "recipe": fields(type=text),
     "classes": whole_number(0, MOST_CLASSES),
-    "data": fields(fingerprint=text, images=whole_number(0)),
+    "data": both(
+        fields(fingerprint=text, images=whole_number(0)),
+        known(labels=text, block_parts=whole_number(1), blocks=each(pair)),
+    ),
 }
 OPTIONAL: dict[str, Test] = {
     "rollbacks": whole_number(0, 2**31),

@@ -6,6 +6,7 @@ from typing import Any
 
 from vitgan import processes
 from vitgan.data import ImageSet
+from vitgan.data.identity import difference
 from vitgan.engine.checkpoint import load_newest
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
@@ -56,7 +57,7 @@ def restore(folder: Path, images: ImageSet, task: Task) -> Restored:
 
 def data_facts(images: ImageSet) -> dict[str, Any]:
     """What a checkpoint says of the images, to know them again."""
-    return {"fingerprint": images.fingerprint, "images": len(images)}
+    return {"images": len(images), **images.identity.facts()}
 
 
 def _check_alike(images: ImageSet) -> None:
@@ -71,6 +72,6 @@ def _check_alike(images: ImageSet) -> None:
 def _check_data(folder: Path, then: dict[str, Any], images: ImageSet) -> None:
     if then["fingerprint"] != images.fingerprint:
         raise UserError(
-            f"{folder} was trained on other images ({then['images']:,} then, "
-            f"{len(images):,} now): give the same --data, or another folder with --out."
+            f"{folder} was trained on other images ({difference(then, images.identity, len(images))}): "
+            "give the same --data, or another folder with --out."
         )

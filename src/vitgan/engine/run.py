@@ -103,6 +103,7 @@ class Run:
         if self.images_seen == 0:
             self._sample()
             self._save()
+        (self._stop,) = map(int, processes.largest([interrupt.number]))
         with closing(stream):
             while not self._finished() and not self._stop:
                 self._step(next(stream))
