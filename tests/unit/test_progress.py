@@ -1,7 +1,9 @@
 """What is shown while a run goes: on a terminal, in a file, and when nothing is wanted."""
 
 import os
+import re
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -42,6 +44,32 @@ def test_lines_come_every_ten_seconds_and_once_at_the_end(capsys):
     progress.close()
     shown = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
     assert shown == ["100", "1,100", "2,100", "2,500"]
+
+
+def test_a_long_run_says_less_and_less(capsys):
+    """A week in a file: fewer than 1,500 lines, at most 10 minutes apart."""
+    progress = Progress(images_seen=0, target_images=None, target_seconds=None, seconds=0.0)
+    week = range(1, 7 * 24 * 3600, 5)
+    for second in week:
+        progress.update(second, float(second), {})
+    progress.close()
+    shown = [int(line.split()[0].replace(",", "")) for line in capsys.readouterr().err.splitlines()]
+    pauses = [after - before for before, after in pairwise(shown)]
+    assert min(pauses[:50]) == max(pauses[:50]) == 10
+    assert 600 <= max(pauses) <= 605
+    assert len(shown) < 1500
+
+
+def test_a_long_silence_is_broken_by_a_sign_of_life(capsys, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("vitgan.engine.progress.time.monotonic", lambda: now)
+    progress = Progress(images_seen=0, target_images=None, target_seconds=None, seconds=0.0)
+    progress.beat(4, 1.0, "training")
+    now += 71
+    progress.beat(8, 72.0, "evaluating")
+    progress.beat(8, 72.0, "evaluating")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, evaluating: 8 images", line)
 
 
 def test_speed_is_the_present_one_and_of_this_session(capsys):

@@ -4,9 +4,12 @@ import os
 import sys
 import time
 from collections import deque
+from datetime import datetime
 from typing import TextIO
 
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES, MOST_SECONDS_BETWEEN_LINES = 10.0, 600.0
+LINES_A_SESSION = 60  # after so many lines the seconds between them grow with the time that has passed
+SECONDS_OF_SILENCE = 60.0
 SECONDS_BETWEEN_DRAWINGS = 0.1
 SECONDS_OF_PRESENT_SPEED = 30.0
 LOSSES = {"loss_discriminator": "loss D", "loss_generator": "loss G"}
@@ -15,9 +18,10 @@ LOSSES = {"loss_discriminator": "loss D", "loss_generator": "loss G"}
 class Progress:
     """Images seen, images/s, losses and time left, on stderr.
 
-    A bar where stderr is a terminal, else a line about every 10 seconds of training without any control
-    characters, and nothing at all, messages included, when `quiet`. Time left is to whichever of
-    `target_images` and `target_seconds` comes first at the present speed.
+    A bar where stderr is a terminal, else lines without any control characters, and nothing at all, messages
+    included, when `quiet`. The lines come about every 10 seconds of training at first, every 10 minutes after
+    10 hours. Time left is to whichever of `target_images` and `target_seconds` comes first at the present
+    speed.
     """
 
     def __init__(
@@ -34,8 +38,8 @@ class Progress:
         self._quiet = quiet
         self._unseen: tuple[int, float, dict[str, float]] | None = None  # the last update, until it is shown
         self._bar = _bar(self._bounded) if not quiet and _can_draw(sys.stderr) else None
-        self._pause = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_DRAWINGS
-        self._last_shown = -float("inf")
+        self._began, self._last_shown = seconds, -float("inf")
+        self._last_line = time.monotonic()
 
     def update(self, images: int, seconds: float, values: dict[str, float]) -> None:
         """After a step: `images` seen and `seconds` of training in all, `values` named as in the log."""
@@ -44,16 +48,30 @@ class Progress:
             self._recent.popleft()
         self._unseen = (images, seconds, values)
         now = time.monotonic() if self._bar is not None else seconds
-        if now - self._last_shown >= self._pause:
+        if now - self._last_shown >= self._pause(seconds):
             self._last_shown = now
             self._show()
+
+    def beat(self, images: int, seconds: float, state: str) -> None:
+        """A sign of life, where no line has come for a minute longer than usual."""
+        if (
+            self._bar is None
+            and time.monotonic() - self._last_line >= self._pause(seconds) + SECONDS_OF_SILENCE
+        ):
+            self.message(f"{datetime.now():%Y-%m-%d %H:%M:%S}, {state}: {images:,} images")
+
+    def _pause(self, seconds: float) -> float:
+        if self._bar is not None:
+            return SECONDS_BETWEEN_DRAWINGS
+        grown = (seconds - self._began) / LINES_A_SESSION
+        return min(max(SECONDS_BETWEEN_LINES, grown), MOST_SECONDS_BETWEEN_LINES)
 
     def message(self, text: str) -> None:
         """One line for the person who watches, above the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            self._print(text)
 
     def close(self) -> None:
         """Shows the last update, and leaves the bar as it stands."""
@@ -72,10 +90,14 @@ class Progress:
         self._unseen = None
         text = self._text(images, seconds, values)
         if self._bar is None:
-            print(text, file=sys.stderr, flush=True)
+            self._print(text)
         else:
             self._bar.n = self._fraction_done(images, seconds)
             self._bar.set_description_str(text)
+
+    def _print(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
 
     def _text(self, images: int, seconds: float, values: dict[str, float]) -> str:
         speed = self._speed()

@@ -74,11 +74,15 @@ class Records:
             file.write(json.dumps(line) + "\n")
 
     def beat(self, images_seen: int, seconds: float, state: str, *, now: bool = False) -> None:
-        """How the run stands, at most every 10 seconds unless it must be `now`; a full disk is no error."""
+        """How the run stands, at most every 10 seconds unless it must be `now`; a full disk is no error.
+
+        A line says so too where nothing else was said for long.
+        """
         clock = time.monotonic()
         if not now and clock - self._beaten < SECONDS_BETWEEN_BEATS:
             return
         self._beaten = clock
+        self.progress.beat(images_seen, seconds, state)
         facts = {
             "time": _now(),
             "state": state,
