@@ -3,10 +3,10 @@
     python benchmarks/data_scale.py --json data_scale.json [--count 1000000] [--out FOLDER] [--keep]
 
 The images, 64 x 64 RGB, are computed from their number, so nothing but the packed folder lies on the disk:
-12.3 GB at the default count, deleted afterwards without --keep. Each batch that is read is compared with the
-images it should hold. Memory is the sum over this process and its readers of Linux's VmRSS, sampled while
-reading, and of VmHWM, their highest; pages that they share count once for each of them. The training steps
-are those of the recipe `cifar10-small`, brought to 64 x 64, and of `digits`, also at 64 x 64.
+12.3 GB at the default count, deleted afterwards without --keep. The first batch that is read is compared with
+the images it should hold. Memory is the sum over this process and its readers, sampled while they work, of
+Linux's Pss, in which a page that several share counts once, and of VmRSS, in which it counts for each. The
+training steps are those of the recipe `cifar10-small`, brought to 64 x 64, and of `digits`, also at 64 x 64.
 """
 
 import argparse
@@ -164,33 +164,30 @@ class Memory:
     """Resident memory of this process and its children, summed, now and then; MiB."""
 
     def __init__(self) -> None:
-        self.before, _ = resident()
-        self.highest, self.number, self._last = self.before, 0, 0.0
+        self.before = resident()
+        self.highest, self.number, self._last = dict(self.before), 0, 0.0
 
     def sample(self) -> None:
         """Look, at most five times a second."""
         if (now := time.monotonic()) - self._last < 0.2:
             return
         self._last, self.number = now, self.number + 1
-        self.highest = max(self.highest, resident()[0])
+        self.highest = {name: max(self.highest[name], value) for name, value in resident().items()}
 
     def facts(self) -> dict[str, Any]:
         """What was found."""
-        after, peak = resident()
-        return {
-            "rss_mib_before": self.before,
-            "rss_mib_after": after,
-            "rss_mib_highest": self.highest,
-            "rss_mib_above_before": self.highest - self.before,
-            "hwm_mib_summed": peak,
-            "samples": self.number,
+        above = {name: self.highest[name] - self.before[name] for name in self.before}
+        found = {"before": self.before, "highest": self.highest, "above_before": above}
+        by_kind = {
+            f"{kind}_mib_{what}": values[kind] for kind in self.before for what, values in found.items()
         }
+        return by_kind | {"samples": self.number}
 
 
-def resident() -> tuple[float, float]:
-    """VmRSS and VmHWM, summed over this process and its children, MiB."""
-    found = [status(pid) for pid in (os.getpid(), *children())]
-    return sum(one["VmRSS"] for one in found), sum(one["VmHWM"] for one in found)
+def resident() -> dict[str, float]:
+    """Pss and Rss, summed over this process and its children, MiB."""
+    found = [rollup(pid) for pid in (os.getpid(), *children())]
+    return {name.lower(): sum(one[name] for one in found) for name in ("Pss", "Rss")}
 
 
 def children() -> list[int]:
@@ -199,11 +196,11 @@ def children() -> list[int]:
     return [int(pid) for file in files for pid in file.read_text().split()]
 
 
-def status(pid: int) -> dict[str, float]:
-    """VmRSS and VmHWM of a process, MiB; 0 where it has ended."""
-    found = {"VmRSS": 0.0, "VmHWM": 0.0}
+def rollup(pid: int) -> dict[str, float]:
+    """Pss and Rss of a process, MiB; 0 where it has ended."""
+    found = {"Pss": 0.0, "Rss": 0.0}
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return found
     for line in lines:

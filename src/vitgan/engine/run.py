@@ -253,17 +253,16 @@ class Run:
         self._on_main(lambda records: records.diverged(error, self._clocks()))
         if self.options.on_nan == "stop" or self.saved_images is None or self._tries == MOST_ROLLBACKS:
             raise error
-        self._tries, self.rollbacks = self._tries + 1, self.rollbacks + 1
-        tries = self._tries
-        self._restore()
-        self._tries = tries
+        tries, self.rollbacks = self._tries + 1, self.rollbacks + 1
         said = (
-            f"{error}. Going back to image {self.images_seen:,} with other random numbers "
+            f"{error}. Going back to image {self.saved_images:,} with other random numbers "
             f"({tries} of {MOST_ROLLBACKS})."
         )
+        self._on_main(lambda records: records.message(said))
+        self._restore()
+        self._tries = tries
         facts = {"rollbacks": self.rollbacks, "reason": str(error)}
         self._on_main(lambda records: records.event("rolled back", self.images_seen, **facts))
-        self._on_main(lambda records: records.message(said))
 
     def _end(self, records: Records, ended: str) -> None:
         if self.images_seen and not records.has_sample(self.images_seen):
