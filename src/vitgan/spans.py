@@ -56,6 +56,11 @@ class Recorder:
 _recorder: Recorder | None = None
 
 
+def recording() -> bool:
+    """Whether a recorder listens."""
+    return _recorder is not None
+
+
 def span(name: str) -> AbstractContextManager[object]:
     """A named stretch of work."""
     return torch.profiler.record_function(f"vitgan: {name}") if _recorder is None else _recorder.span(name)

@@ -50,4 +50,4 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
             act()
         return values
 
-    monkeypatch.setattr("vitgan.engine.gan.train_step", acting)
+    monkeypatch.setattr("vitgan.engine.graphs.train_step", acting)

@@ -39,6 +39,9 @@ class Drift:
     def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
         return None
 
+    def due(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         return {"drift": self.weight * seen.judged_real.logits.square().mean()}
 

@@ -38,6 +38,9 @@ class BCR:
             return _clean
         return self.augment or (augment if augment.active else DiffAugment())
 
+    def due(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         assert seen.second_real is not None
         assert seen.second_fake is not None

@@ -47,6 +47,9 @@ class Contrastive:
         """Another draw of the game's augmentation, or `StrongAugment` where that is off."""
         return augment if augment.active else StrongAugment()
 
+    def due(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         """Raises UserError where the discriminator has no projections, or the batch is of one image."""
         assert seen.second_real is not None
@@ -87,8 +90,8 @@ def fakes_against_reals(fake: Tensor, real: Tensor, temperature: float) -> Tenso
     count = len(fake)
     logits = _similarities(torch.cat((fake, real)), temperature)[:count]  # (B, B + M)
     shares = logits.log_softmax(1)[:, :count]
-    apart = ~torch.eye(count, dtype=torch.bool, device=fake.device)
-    return -shares[apart].mean()
+    itself = torch.eye(count, dtype=torch.bool, device=fake.device)
+    return -shares.masked_fill(itself, 0).sum() / (count * (count - 1))
 
 
 def _similarities(z: Tensor, temperature: float) -> Tensor:

@@ -41,6 +41,9 @@ class CutMix(WithoutView):
     def active(self) -> bool:
         return self.probability > 0 and max(self.image, self.pixels, self.consistency) > 0
 
+    def due(self, step: int) -> None:  # noqa: ARG002
+        return None
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         """Raises UserError where the discriminator does not judge pixels."""
         real, fake = seen.judged_real.pixels, seen.judged_fake.pixels

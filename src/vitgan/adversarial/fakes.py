@@ -31,7 +31,8 @@ class Fakes:
         learn: bool = True,
         again: bool = False,
     ) -> None:
-        self._generator, self._rng, self._start = generator, rng, rng.get_state()
+        self._generator, self._rng = generator, rng
+        self._start = rng.get_state() if again else None
         own_labels = [None] * parts if labels is None else labels.chunk(parts)
         self._inputs = list(zip(z.chunk(parts), own_labels, strict=True))
         with torch.set_grad_enabled(learn and not again):
@@ -50,6 +51,7 @@ class Fakes:
             for images, own in zip(kept, gradients, strict=True):
                 images.backward(own)
             return
+        assert self._start is not None
         later = self._rng.get_state()
         self._rng.set_state(self._start)
         for part in in_parts(self._rng, len(self._inputs)):

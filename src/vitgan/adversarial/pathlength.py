@@ -40,6 +40,9 @@ class PathLength:
     def active(self) -> bool:
         return self.weight > 0
 
+    def due(self, step: int) -> bool:
+        return (step + 1) % self.every == 0
+
     def losses(self, seen: GeneratorPass) -> dict[str, Tensor]:
         """Raises UserError where the generator keeps no `path_length_mean`."""
         mean = dict(seen.generator.named_buffers(recurse=False)).get("path_length_mean")
@@ -47,7 +50,7 @@ class PathLength:
             raise UserError(
                 "Path length needs a generator that keeps its mean: set PathLength's weight to 0."
             )
-        if (seen.step + 1) % self.every:
+        if not self.due(seen.step):
             return {}
         lengths = self._lengths(seen)
         with torch.no_grad():

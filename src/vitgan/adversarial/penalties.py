@@ -28,8 +28,11 @@ class R1(WithoutView):
     def active(self) -> bool:
         return self.gamma > 0
 
+    def due(self, step: int) -> bool:
+        return step % self.every == 0
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        if seen.step % self.every:
+        if not self.due(seen.step):
             return {}
         squared = _gradient(seen, seen.real).square().sum((1, 2, 3))  # (B,)
         return {"r1": self.every * self.gamma / 2 * squared.mean()}
@@ -52,6 +55,9 @@ class GradientPenalty(WithoutView):
     def active(self) -> bool:
         return self.weight > 0
 
+    def due(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         share = uniform(seen.rng, len(seen.real), 1, 1, 1)
         norm = _gradient(seen, torch.lerp(seen.real, seen.fake, share)).flatten(1).norm(dim=1)  # (B,)
@@ -71,6 +77,9 @@ class Drift(WithoutView):
     @property
     def active(self) -> bool:
         return self.weight > 0
+
+    def due(self, step: int) -> bool:  # noqa: ARG002
+        return True
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         return {"drift": self.weight * seen.judged_real.logits.square().mean()}

@@ -41,6 +41,17 @@ class Game:
     dtype: torch.dtype = torch.float32
     """Of the activations; weights, losses and penalties stay in fp32."""
 
+    def learns(self, step: int) -> bool:
+        """Whether the generator is updated in the step of that number."""
+        return (step + 1) % self.generator_every == 0
+
+    def kind(self, step: int) -> tuple[bool, ...] | None:
+        """Steps of one kind do the same work; None where only the step itself can tell what it does."""
+        learns = self.learns(step)
+        due = [term.due(step) for term in self.terms]
+        due += [term.due(step // self.generator_every) for term in self.generator_terms if learns]
+        return None if None in due else (learns, *map(bool, due))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Players:
@@ -62,7 +73,7 @@ def train_step(
     Where several processes train together, the images are this one's part of the batch, and so are the
     numbers; the gradients are the mean of all.
     """
-    due = (step + 1) % game.generator_every == 0
+    due = game.learns(step)
     fakes = draw(players.generator, game, len(real), labels, rng, learn=due and game.shared_fakes)
     seen = discriminator_step(players, game, real, fakes.images, labels, rng, step)
     if not due:

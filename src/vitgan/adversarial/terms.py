@@ -52,6 +52,10 @@ class Term(Protocol):
         """
         ...
 
+    def due(self, step: int) -> bool | None:
+        """Whether it has a loss in the step of that number; None where only the step itself can tell."""
+        ...
+
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         """Weighted scalars by name; empty in a step that has none."""
         ...
@@ -85,6 +89,10 @@ class GeneratorTerm(Protocol):
     @property
     def active(self) -> bool:
         """False when its weight is zero, which leaves it out of the game."""
+        ...
+
+    def due(self, step: int) -> bool | None:
+        """Whether it has a loss in the generator's step of that number."""
         ...
 
     def losses(self, seen: GeneratorPass) -> dict[str, Tensor]:

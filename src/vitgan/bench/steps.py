@@ -11,6 +11,7 @@ from vitgan.bench.peak import Peak, PeakMeter
 from vitgan.bench.settings import Settings
 from vitgan.bench.timing import Seconds, seconds
 from vitgan.data import ImageSet, batches
+from vitgan.engine import graphs
 from vitgan.engine.gan import GANTask
 from vitgan.engine.precision import Precision
 from vitgan.engine.recipe import Recipe
@@ -72,7 +73,7 @@ def steppers(settings: Settings, images: ImageSet) -> Iterator[dict[Precision, S
         for precision in settings.precisions:
             made[precision] = Stepper(settings.recipe_at(precision), images, settings.device)
             stack.enter_context(closing(made[precision].stream))
-            for _ in range(WARM_UP - 1):
+            for _ in range(WARM_UP - 1 + (graphs.WARM_UP if settings.device.type == "cuda" else 0)):
                 made[precision].step()
         yield made
 
@@ -80,7 +81,8 @@ def steppers(settings: Settings, images: ImageSet) -> Iterator[dict[Precision, S
 def measure_steps(settings: Settings, images: ImageSet) -> dict[str, StepCost]:
     """Time `settings.steps` steps of each precision, the precisions and the peak of products in turn.
 
-    On a GPU the parts are of as many further steps: the recorder waits for the device at every border. A
+    On a GPU the parts are of as many further steps, which are run without their graph: the recorder waits for
+    the device at every border. A
     term that comes every few steps weighs in the parts by the steps that had it, in the median hardly.
     """
     sides, repeats = settings.sizes.products, settings.sizes.repeats

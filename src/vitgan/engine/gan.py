@@ -7,10 +7,11 @@ from PIL import Image
 from torch import Tensor
 
 from vitgan import processes
-from vitgan.adversarial import Game, train_step
+from vitgan.adversarial import Game
 from vitgan.data import Batch, ImageSet
 from vitgan.engine.compilation import compile_blocks
 from vitgan.engine.ema import update_average
+from vitgan.engine.graphs import GraphedStep
 from vitgan.engine.images import grid
 from vitgan.engine.precision import activation_dtype
 from vitgan.engine.recipe import Recipe
@@ -40,6 +41,9 @@ class GANTask:
             make_again=options.accumulate is not None and options.accumulate > processes.ranks(),
             dtype=activation_dtype(options.precision, device),
         )
+        self._train_step = GraphedStep(
+            players, self.game, allowed=options.compile != "off" and not options.activation_checkpointing
+        )
         classes, count = self.generator.classes, options.sample_count
         self.labels = torch.arange(count, device=device) % classes if classes else None
         self.latents = self.generator.latents(count, seed=options.seed).to(device)
@@ -59,7 +63,7 @@ class GANTask:
         }
         seed = recipe.training.seed if seed is None else seed
         rng = step_generator(seed, images_seen, self.device, size)
-        values = train_step(players, self.game, batch.images, batch.labels, rng, images_seen // size)
+        values = self._train_step(batch.images, batch.labels, rng, images_seen // size)
         with span("moving average"):
             update_average(self.generator, players.generator, recipe.ema.decay(size, images_seen + size))
         return values, rates
@@ -71,6 +75,7 @@ class GANTask:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.state.load(tensors)
+        self._train_step.forget()
 
     @torch.no_grad()
     def picture(self) -> Image.Image:

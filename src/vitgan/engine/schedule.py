@@ -23,8 +23,12 @@ class AdamOptions:
     """Images in which a falling learning rate halves."""
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        """The optimiser; on a CUDA GPU its rate is a tensor there, which a graph of the step reads."""
         betas = (float(self.beta1), float(self.beta2))
-        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=True)
+        own = list(parameters)
+        on_gpu = bool(own) and own[0].is_cuda
+        rate = torch.tensor(self.learning_rate, device=own[0].device) if on_gpu else self.learning_rate
+        return torch.optim.Adam(own, lr=rate, betas=betas, eps=self.epsilon, fused=True, capturable=on_gpu)
 
     def rate(self, images_seen: int, batch: int) -> float:
         """The learning rate of the update on the images after `images_seen`."""
@@ -39,5 +43,8 @@ class AdamOptions:
         """Give the optimiser that rate, and return it."""
         rate = self.rate(images_seen, batch)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         return rate

@@ -48,8 +48,11 @@ def l2_attention(query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthes
 
 
 def fused_allowed() -> bool:
-    """False within `sdpa_kernel(SDPBackend.MATH)`: what is computed there may be differentiated twice."""
-    return torch.backends.cuda.flash_sdp_enabled()
+    """False within `sdpa_kernel(SDPBackend.MATH)`: what is computed there may be differentiated twice.
+
+    What is compiled is not used there (`vitgan.engine.compilation`), and the question would cut it in pieces.
+    """
+    return torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled()
 
 
 def plain_l2_attention(
