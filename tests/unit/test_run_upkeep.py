@@ -1,0 +1,153 @@
+"""What a run keeps of itself stays bounded, and tells how it is."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitgan.adversarial import train_step
+from vitgan.engine.checkpoint import checkpoints, load_checkpoint
+from vitgan.engine.log import read_log
+from vitgan.engine.spacing import passed, spacing
+
+Command = Callable[..., int]
+EVERY = ("--training.log-every", "4", "--training.sample-every", "4", "--training.checkpoint-every", "4")
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_marks_are_never_more_than_the_most() -> None:
+    for every, most in ((1, 8), (100, 3), (6400, 20_000)):
+        for images in (0, every, most * every, most * every + 1, 10**9):
+            spread = spacing(every, images, most)
+            assert images // spread <= most
+            assert spread == every or images // (spread // 2) > most - 1
+            assert math.log2(spread / every).is_integer()
+
+
+def test_a_mark_is_passed_by_one_step_only() -> None:
+    assert [seen for seen in range(8, 81, 8) if passed(seen, 20, 8)] == [24, 40, 64, 80]
+    assert not passed(8, None, 8)
+
+
+def test_samples_and_lines_thin_out(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_curves: None
+) -> None:
+    del no_curves
+    monkeypatch.setattr("vitgan.engine.records.MOST_SAMPLES", 5)
+    monkeypatch.setattr("vitgan.engine.run.MOST_SAMPLES", 5)
+    monkeypatch.setattr("vitgan.engine.run.MOST_LINES", 5)
+    assert tiny_train(tmp_path / "run", "--images", "80", *EVERY, "--training.checkpoint-every", "1000") == 0
+    pictures = sorted(int(path.stem) for path in (tmp_path / "run" / "samples").glob("*.png"))
+    assert pictures == [0, 16, 32, 48, 64, 80]
+    lines = [line["images"] for line in read_log(tmp_path / "run")]
+    assert lines[:5] == [4, 8, 12, 16, 20]
+    assert lines[5:] == [24, 32, 40, 48, 64, 80]
+
+
+def test_of_checkpoints_the_newest_and_spread_out_ones_stay(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_curves: None
+) -> None:
+    del no_curves
+    monkeypatch.setattr("vitgan.engine.run.MOST_MILESTONES", 3)
+    words = ("--training.keep-every", "8", "--training.keep", "2", "--images", "100")
+    assert tiny_train(tmp_path / "run", *EVERY, *words) == 0
+    assert [int(path.name) for path in checkpoints(tmp_path / "run")] == [64, 96, 100]
+
+
+def test_the_heartbeat_says_how_the_run_stands(tiny_train: Command, tmp_path: Path, no_curves: None) -> None:
+    del no_curves
+    assert tiny_train(tmp_path / "run", "--images", "16", *EVERY) == 0
+    beat = json.loads((tmp_path / "run" / "heartbeat.json").read_text())
+    assert (beat["state"], beat["images"], beat["processes"]) == ("complete", 16, 1)
+    assert beat["memory_mib"] > 50
+    assert beat["disk_free_gib"] > 0
+    assert [event["event"] for event in events(tmp_path / "run")] == ["started", "complete"]
+    assert tiny_train(tmp_path / "run", "--images", "24", *EVERY) == 0
+    assert [(e["event"], e["images"]) for e in events(tmp_path / "run")][2:] == [
+        ("started", 16),
+        ("complete", 24),
+    ]
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(
+    tiny_train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "4000", "--dry-run") == 0
+    said = capsys.readouterr().out
+    for what in ("parameters, generator", "memory", "images/s", "from now", "checkpoint", "free"):
+        assert what in said
+    assert "begins anew, 4,000 images left" in said
+    assert not (tmp_path / "run").exists()
+    assert tiny_train(tmp_path / "run", "--images", "8", *EVERY) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    capsys.readouterr()
+    assert tiny_train(tmp_path / "run", "--images", "4000", "--dry-run") == 0
+    assert "goes on at 8 images, 3,992 images left" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+class Spoilt:
+    """`train_step` with a number made NaN, or another, in some steps."""
+
+    def __init__(self, steps: dict[int, int], value: float = math.nan, name: str = "term_bcr_fake") -> None:
+        self.left, self.value, self.name = dict(steps), value, name
+
+    def __call__(self, *arguments: Any) -> dict[str, torch.Tensor]:
+        values = train_step(*arguments)
+        if self.left.get(arguments[-1], 0) > 0:
+            self.left[arguments[-1]] -= 1
+            values[self.name] = torch.full_like(values[self.name], self.value)
+        return values
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e12])
+def test_a_number_that_is_none_is_named_with_its_image_and_the_gradients(
+    value: float, tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 1}, value))
+    said = refused(tiny_train(tmp_path / "run", "--images", "40", "--quiet", *EVERY))
+    assert "bcr_fake" in said
+    assert "at image 20 (gradient norms: discriminator " in said
+    assert "last good checkpoint is at image 20" in said
+    (line,) = [line for line in read_log(tmp_path / "run") if "diverged_term_bcr_fake" in line]
+    assert line["images"] == 20
+    assert line["gradient_norm_generator"] > 0
+    assert [event["event"] for event in events(tmp_path / "run")] == ["started", "diverged", "stopped"]
+
+
+def test_a_run_that_goes_back_draws_anew_and_is_resumed_bit_for_bit(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_curves: None
+) -> None:
+    del no_curves
+    back = ("--on-nan", "rollback", *EVERY)
+    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 2}))
+    assert tiny_train(tmp_path / "straight", "--images", "40", *back) == 0
+    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 2}))
+    assert tiny_train(tmp_path / "parts", "--images", "28", *back) == 0
+    assert tiny_train(tmp_path / "parts", "--images", "40", *back) == 0
+    monkeypatch.undo()
+    assert tiny_train(tmp_path / "healthy", "--images", "40", *back) == 0
+    straight, parts, healthy = (
+        load_checkpoint(checkpoints(tmp_path / name)[-1])[0] for name in ("straight", "parts", "healthy")
+    )
+    assert all(torch.equal(straight[name], parts[name]) for name in straight)
+    assert any(not torch.equal(straight[name], healthy[name]) for name in straight)
+    kinds = [event["event"] for event in events(tmp_path / "straight")]
+    assert kinds == ["started", *["diverged", "rolled back"] * 2, "complete"]
+
+
+def test_a_run_that_goes_back_in_vain_stops(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 1000}))
+    said = refused(tiny_train(tmp_path / "run", "--images", "40", "--quiet", "--on-nan", "rollback", *EVERY))
+    assert "at image 20" in said
+    assert [event["event"] for event in events(tmp_path / "run")].count("rolled back") == 5
+    assert int(checkpoints(tmp_path / "run")[-1].name) == 20
