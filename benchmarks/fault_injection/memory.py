@@ -8,6 +8,7 @@ from vitgan.engine.memory import resident
 from vitgan.engine.run import Run
 
 MIB_OF_GROWTH = 16
+SECONDS = 900  # for all steps
 
 
 def flat(trial: Trial) -> tuple[int, str]:
@@ -18,7 +19,7 @@ def flat(trial: Trial) -> tuple[int, str]:
         trial.clear()
         words = ["--training.images", 4 * steps, "--training.checkpoint-every", 400]
         words += ["--training.log-every", 40, "--training.sample-every", 400, *more]
-        fine(trial.ended(trial.words(*words), lambda: measure(trial, steps)))
+        fine(trial.start(trial.words(*words), lambda: measure(trial, steps)).wait(SECONDS))
         found = json.loads((trial.folder / "memory.json").read_text())
         grown.append(found["end"] - found["tenth"])
         require(grown[-1] < MIB_OF_GROWTH, f"it grew by {grown[-1]:.1f} MiB")
