@@ -1,5 +1,6 @@
 """What the tests of runs share."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,9 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
         return values
 
     monkeypatch.setattr("vitgan.engine.graphs.train_step", acting)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))

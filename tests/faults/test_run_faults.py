@@ -1,12 +1,8 @@
 """A run that is damaged, out of space, out of numbers or asked for by mistake: what is lost and said."""
 
-import contextlib
-import ctypes
 import json
-import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import ALL_ON, Command, assert_log_is_whole, assert_same, final, images_seen
+from runs import ALL_ON, Command, assert_log_is_whole, assert_same, fill, final, images_seen
 
 import vitgan
 from vitgan.adversarial import BCR, R1
@@ -86,28 +82,6 @@ def test_without_its_recipe_file_the_checkpoints_still_know_the_recipe(
 
 
 # Full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("a small disk needs Linux and root")
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=4m"):
-        pytest.skip(f"a small disk cannot be mounted here ({os.strerror(ctypes.get_errno())})")
-    try:
-        yield folder
-    finally:
-        libc.umount2(os.fsencode(folder), 2)  # lazily: a test that failed may hold a file
-
-
-def fill(disk: Path) -> None:
-    with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
 
 
 @pytest.mark.parametrize("place", ["_save", "_sample", "_write_log", "_end"])

@@ -185,7 +185,7 @@ def _begin(out: Path, plan: Plan) -> Iterator[Note]:
         if note is None:
             break
         yield note
-    for path in [*out.glob("images-*.npy"), *out.glob("*.tmp"), *out.glob(".*.tmp")]:
+    for path in [*out.glob("images-*.npy"), *out.glob("*.tmp")]:
         if path.suffix == ".tmp" or path.name >= shard_name(number):
             path.unlink()
     for path in (out / PACKING).glob("[0-9]*"):

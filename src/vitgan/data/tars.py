@@ -8,6 +8,7 @@ Shapes: N samples.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import lzma
@@ -99,26 +100,45 @@ def expand(pattern: str) -> list[str]:
     """The names of a pattern: {000..099} counts, {a,b} lists. Raises UserError above 100,000."""
     if len(pattern) > MOST_PATTERN or pattern.count("{") > MOST_BRACES:
         raise UserError(f"{brief(pattern)} is too long, or has more than {MOST_BRACES} braces: shorten it.")
-    opening = pattern.rfind("{")
-    closing = pattern.find("}", opening)
-    if opening < 0 or closing < 0:
-        return [pattern]
-    inside, names = pattern[opening + 1 : closing], list[str]()
-    for choice in _choices(inside):
-        names += expand(pattern[:opening] + choice + pattern[closing + 1 :])
-        if len(names) > MOST_SHARDS:
-            raise UserError(
-                f"{brief(pattern)} names more than {MOST_SHARDS:,} files: give fewer, larger ones."
-            )
+    names = list(itertools.islice(_expanded(pattern), MOST_SHARDS + 1))
+    if len(names) > MOST_SHARDS:
+        raise UserError(f"{brief(pattern)} names more than {MOST_SHARDS:,} files: give fewer, larger ones.")
     return names
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    opening = pattern.find("{")
+    closing = _closing(pattern, opening)
+    if closing < 0:
+        yield pattern
+        return
+    for choice in _choices(pattern[opening + 1 : closing]):
+        for rest in _expanded(pattern[closing + 1 :]):
+            yield pattern[:opening] + choice + rest
+
+
+def _closing(pattern: str, opening: int) -> int:
+    """Where the brace that opens there closes; -1 where it does not, or none opens."""
+    depth = 0
+    for place in range(opening, len(pattern)) if opening >= 0 else ():
+        depth += {"{": 1, "}": -1}.get(pattern[place], 0)
+        if depth == 0:
+            return place
+    return -1
 
 
 def _choices(inside: str) -> Iterator[str]:
     match = _RANGE.fullmatch(inside)
-    if match is None:
-        return iter(inside.split(","))
-    first, last = int(match[1]), int(match[2])
-    return (f"{number:0{len(match[1])}}" for number in range(first, last + 1))
+    if match is not None:
+        first, last = int(match[1]), int(match[2])
+        yield from (f"{number:0{len(match[1])}}" for number in range(first, last + 1))
+        return
+    start = depth = 0
+    for place, letter in enumerate(inside + ","):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            yield from _expanded(inside[start:place])
+            start = place + 1
 
 
 def _check_url(source: str, url: str) -> None:
@@ -210,8 +230,8 @@ def _take(group: _Group, found: "_Found", suffix: str, data_from: int | None) ->
         group.name, group.size = found.info.name, found.info.size
         if data_from is not None and group.number >= data_from:
             group.data, group.reason = found.read(MAX_MEMBER)
-    elif data_from is None and suffix in ("cls", "json") and group.label is None:
-        group.label = _label(suffix, found.read(MAX_TEXT)[0] or b"")
+    elif data_from is None and (kind := suffix.rpartition(".")[2]) in ("cls", "json") and group.label is None:
+        group.label = _label(kind, found.read(MAX_TEXT)[0] or b"")
 
 
 class _Found(NamedTuple):
