@@ -17,6 +17,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--truncation", type=float, default=1.0, metavar="T", help="pull toward the mean, 0 to 1 (1)"
     )
     parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=1,
+        metavar="K",
+        help="render at 2, 4 or 8 times the resolution (implicit outputs alone)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         required=True,
@@ -36,6 +44,9 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.images import save_images
 
-    images = load(options.run).sample(options.count, seed=options.seed, truncation=options.truncation)
+    generator = load(options.run)
+    images = generator.sample(
+        options.count, seed=options.seed, truncation=options.truncation, scale=options.scale
+    )
     save_images(options.out, images)
     return 0

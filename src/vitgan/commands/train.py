@@ -19,7 +19,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "recipe", nargs="?", default="digits", metavar="RECIPE", help="see `vitgan list` (digits)"
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="digits, cifar10, a folder or .zip of images, .npy, .npz"
+        "--data",
+        metavar="SOURCE",
+        help="digits, cifar10, a folder or .zip of images, .npy, .npz, a packed folder, wds:TARS, hf:NAME",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (runs/RECIPE)")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes of training in all")

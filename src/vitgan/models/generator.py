@@ -8,6 +8,8 @@ import abc
 import torch
 from torch import Tensor, nn
 
+from vitgan.errors import UserError
+
 
 class Generator(nn.Module, abc.ABC):
     """z (B, Z), labels (B,) or None -> images (B, C, R, R) in [-1, 1], by way of an intermediate latent w.
@@ -31,6 +33,18 @@ class Generator(nn.Module, abc.ABC):
     @abc.abstractmethod
     def synthesise(self, w: Tensor) -> Tensor:
         """w (B, ...) -> images (B, C, R, R): the same for the same w, in eval mode."""
+
+    def render(self, w: Tensor, scale: int) -> Tensor:
+        """w (B, ...) -> images (B, C, scale R, scale R), where an image is a function of the coordinates.
+
+        Raises UserError where it is not.
+        """
+        if scale == 1:
+            return self.synthesise(w)
+        raise UserError(
+            "This generator gives pixels and no function of their coordinates: leave --scale out, "
+            "or train one whose output is implicit."
+        )
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.synthesise(self.mapping(z, labels))
@@ -58,19 +72,23 @@ class Generator(nn.Module, abc.ABC):
         batch: int = 256,
         dtype: torch.dtype = torch.float32,
         part: slice = slice(None),
+        scale: int = 1,
     ) -> Tensor:
         """`count` images, uint8 (count, C, R, R) on the CPU, made `batch` at a time on the own device.
 
         `dtype` is that of the activations: bfloat16 is about twice as fast where the hardware computes in it.
         truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
-        labels (count,), or draws them from the seed. Of these images only `part` is made.
+        labels (count,), or draws them from the seed. Of these images only `part` is made. `scale` K renders
+        an implicit output at K times the resolution, (count, C, K R, K R), K^2 times as few at a time; others
+        raise UserError.
         """
         device = next(self.parameters()).device
         z = self.latents(count, seed=seed)
         if self.classes and labels is None:
             labels = torch.randint(self.classes, (count,), generator=torch.Generator().manual_seed(seed))
         z, labels = z[part], None if labels is None else labels[part]
-        images = torch.empty(len(z), self.channels, self.resolution, self.resolution, dtype=torch.uint8)
+        side, batch = scale * self.resolution, max(1, batch // scale**2)
+        images = torch.empty(len(z), self.channels, side, side, dtype=torch.uint8)
         mean = self.mean_w() if truncation != 1 else None
         for start in range(0, len(z), batch):
             now = slice(start, start + batch)
@@ -78,7 +96,7 @@ class Generator(nn.Module, abc.ABC):
             w = self.mapping(z[now].to(device, dtype), own_labels)
             if mean is not None:
                 w = torch.lerp(mean.to(dtype), w, truncation)
-            images[now] = to_uint8(self.synthesise(w)).cpu()
+            images[now] = to_uint8(self.render(w, scale)).cpu()
         return images
 
     @torch.no_grad()

@@ -137,6 +137,12 @@ class ViTGANGenerator(Generator):
         tokens = self.tokens(w)
         return torch.tanh(self._call(self.output, tokens, w))
 
+    def render(self, w: Tensor, scale: int) -> Tensor:
+        """w (B, D) -> images (B, C, scale H, scale W): every patch's function at finer coordinates."""
+        if scale == 1 or not isinstance(self.output, ImplicitOutput):
+            return super().render(w, scale)
+        return torch.tanh(self.output(self.tokens(w), w, scale=scale))
+
     def tokens(self, w: Tensor) -> Tensor:
         """y (B, L, D): entry of w, blocks and last norm."""
         h = self.position.to(w.dtype).expand(len(w), -1, -1)  # (B, L, D)

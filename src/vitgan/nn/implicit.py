@@ -124,10 +124,14 @@ class ImplicitOutput(nn.Module):
             self.sine, self.colour = sine, colour
 
     def forward(self, tokens: Tensor, w: Tensor | None = None, *, scale: int = 1) -> Tensor:  # noqa: ARG002
-        """w is not used; `scale` > 1 evaluates the same functions on a grid that many times finer."""
+        """w is not used; `scale` > 1 evaluates the same functions on a grid that many times finer.
+
+        It takes the pixels of a patch P^2 at a time, so the memory of a patch does not grow with them.
+        """
         pixels = pixel_coordinates(self.patch * scale, tokens.device)
         fourier = torch.sin(self.fourier(pixels.to(self.fourier.weight.dtype))).to(tokens.dtype)  # (P^2, F)
-        colours = self._colours(fourier, tokens)  # (B, L, P^2, C)
+        parts = [self._colours(part, tokens) for part in fourier.split(self.patch**2)]
+        colours = torch.cat(parts, 2) if len(parts) > 1 else parts[0]  # (B, L, P^2, C)
         return unpatchify(colours.mT.flatten(2), self.patch * scale)
 
     def _colours(self, fourier: Tensor, tokens: Tensor) -> Tensor:
