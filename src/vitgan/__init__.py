@@ -22,14 +22,18 @@ __version__ = version("vitgan")
 
 
 def load(run: "str | Path") -> "Generator":
-    """The trained generator of a run folder or a checkpoint: averaged weights, on the CPU, in eval mode.
+    """A trained generator: averaged weights, on the CPU, in eval mode.
+
+    `run` is a run folder, a checkpoint, an exported folder, "digits" (which comes with the package), or
+    "USER/NAME" on the Hugging Face Hub, which is asked where there is no folder USER.
 
     `generator(z)` gives float images (N, C, H, W) in [-1, 1] for z (N, generator.latent_dim), and
     `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError when there is none.
     """
     from vitgan.engine.folder import load_generator
+    from vitgan.sharing.names import find
 
-    return load_generator(run)
+    return load_generator(find(run))
 
 
 def train(

@@ -18,7 +18,10 @@ from typing import NoReturn
 from vitgan import __version__
 from vitgan.errors import Elsewhere, UserError
 
-COMMANDS = ("train", "sample", "evaluate", "reproduce", "inspect", "bench", "data", "list")
+COMMANDS = (
+    *("train", "sample", "interpolate", "directions", "project", "runs", "evaluate", "reproduce", "inspect"),
+    *("bench", "data", "export", "push", "list"),
+)
 EXAMPLES = """examples:
   vitgan train                                        real handwritten digits, in minutes
   vitgan train cifar10 --data IMAGES.zip --minutes 60
@@ -28,6 +31,7 @@ EXAMPLES = """examples:
   vitgan inspect runs/digits
   vitgan bench --recipe digits
   vitgan data info IMAGES.zip
+  vitgan export runs/digits --format onnx --out digits.onnx
 """
 
 

@@ -19,9 +19,11 @@ from vitgan.engine.log import read_log
 from vitgan.nn import l2_attention
 from vitgan.nn.attention import DIAGONAL_UP_TO, FUSED_FROM, plain_l2_attention
 
+if not torch.cuda.is_available():
+    pytest.skip("needs CUDA", allow_module_level=True)
+
 DEVICE = "cuda"
 Train = Callable[..., dict[str, torch.Tensor]]
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 SYSTEMS = [
     *("digits", "digits-stylegan2", "digits-biggan-diffaug", "digits-transgan-xl", "digits-vanilla-vit"),
     *("digits-stylegan2-d", "digits-contrad", "digits-unet-d", "digits-a-linear", "digits-b-neurrep"),

@@ -113,6 +113,65 @@ def test_the_images_are_those_that_the_source_gives(
     assert np.array_equal(labels(tmp_path / "packed"), labels(source))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [4, 11])
+def test_they_are_brought_to_size_as_for_training(
+    side: int, channels: Literal[1, 3], source: str, tmp_path: Path
+) -> None:
+    assert packing(source, tmp_path / "packed", side=side, channels=channels)
+    options = DataOptions(source=source, resolution=side, channels=channels)
+    found = replace(options, source=str(tmp_path / "packed")).build()
+    assert torch.equal(found.get(range(COUNT)), options.build().get(range(COUNT)))
+
+
+def test_a_set_without_labels_is_packed_without_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "source.npy", pictures())
+    assert packing(str(tmp_path / "source.npy"), tmp_path / "packed")
+    found = open_packed("packed", tmp_path / "packed")
+    assert (found.labels, found.classes) == (None, ())
+    assert not (tmp_path / "packed" / "labels.npy").exists()
+    options = DataOptions(source=str(tmp_path / "source.npy"), resolution=SIDE)
+    images = replace(options, source=str(tmp_path / "packed")).build()
+    assert torch.equal(images.get(range(COUNT)), options.build().get(range(COUNT)))
+    with pytest.raises(UserError, match="has no labels"):
+        replace(options, source=str(tmp_path / "packed"), labels=True).build()
+
+
+class Greys:
+    """A source that is computed: image n has the value n everywhere, but every seventh fails."""
+
+    labels: np.ndarray | None = np.arange(COUNT) % 2
+    classes: tuple[str, ...] = ("even", "odd")
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def item(self, index: int) -> str:
+        return f"grey {index}"
+
+    def picture(self, index: int) -> Image.Image:
+        if index % 7 == 6:
+            raise OSError("it is the seventh")
+        return Image.new("L", (3, 3), index)
+
+    def content(self) -> Iterator[bytes]:
+        return iter([b"greys"])
+
+
+def test_any_source_can_be_packed(tmp_path: Path) -> None:
+    plan = replace(plan_of(Greys(), "greys", resolution=3, channels=1, shard_mib=1), shard_images=SHARD)
+    assert pack(Greys(), tmp_path / "packed", plan, workers=1, progress=lambda _done: None)
+    kept = [n for n in range(COUNT) if n % 7 != 6]
+    found = open_packed("packed", tmp_path / "packed")
+    assert [found.pixels(n).tolist() for n in range(len(found))] == [[[[n] * 3] * 3] for n in kept]
+    assert found.labels is not None
+    assert (found.labels.tolist(), found.classes) == ([n % 2 for n in kept], ("even", "odd"))
+    lines = (tmp_path / "packed" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"name": f"grey {n}", "reason": "it is the seventh"} for n in (6, 13, 20)
+    ]
+
+
 def test_numpy_maps_the_files(source: str, packed: Path) -> None:
     shards = [np.load(path, mmap_mode="r") for path in sorted(packed.glob("images-*.npy"))]
     assert [len(shard) for shard in shards] == [5, 5, 5, 5, 3]
@@ -178,6 +237,26 @@ def test_progress_is_told(source: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", "0"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " images/s" in line]
     assert [line.split(" images")[0] for line in lines] == [f"{n} of 23" for n in (0, 10, 20, 23)]
+
+
+def test_quiet_shows_no_progress(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitgan.commands.data.SECONDS_BETWEEN_LINES", 0.0)
+    assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", "0", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out == f"Packed 23 images of 6 x 6 pixels in {tmp_path / 'packed'}.\n"
+
+
+def test_what_could_not_be_opened_is_not_packed(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = open_source(source)
+    with pytest.raises(UserError, match="--resolution is 65,537, but must be at most 65,536"):
+        plan_of(found, source, resolution=2**16 + 1, channels=3, shard_mib=1)
+    monkeypatch.setattr("vitgan.data.packing.MAX_SHARDS", 22)
+    with pytest.raises(UserError, match="more than 22 files: give a larger --shard-mib"):
+        plan_of(found, source, resolution=512, channels=3, shard_mib=1)
+    assert plan_of(found, source, resolution=512, channels=3, shard_mib=2).shard_images == 2
 
 
 # Interrupted
@@ -303,6 +382,17 @@ def test_another_source_or_form_is_refused_with_the_difference_named(source: str
     for name in ("half", "whole"):
         with pytest.raises(UserError, match="the content of the source: that of 'source' as it was"):
             packing(source, tmp_path / name)
+
+
+def test_another_size_of_files_is_refused(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "pack", source, str(tmp_path / "packed"), "--workers", "0", "--shard-mib"]
+    assert main([*words, "1"]) == 0
+    before = contents(tmp_path / "packed")
+    assert main([*words, "2"]) == 2
+    assert "is packed otherwise, images a shard (--shard-mib): 9709, not 19418" in capsys.readouterr().err
+    assert contents(tmp_path / "packed") == before
 
 
 def test_a_second_process_is_refused(source: str, tmp_path: Path) -> None:

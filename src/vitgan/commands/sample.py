@@ -10,7 +10,11 @@ SUMMARY = "draw images from a trained run"
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run, a checkpoint or an exported folder, `digits`, or an id of the Hub",
+    )
     parser.add_argument("--count", type=int, default=64, metavar="N", help="images to draw (64)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the latents (0)")
     parser.add_argument(

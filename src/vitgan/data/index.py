@@ -22,6 +22,7 @@ INDEX, CHECKSUMS, LABELS, SKIPPED = "index.json", "checksums.npy", "labels.npy",
 SHARD_NAME = re.compile(r"images-\d{5}\.npy")
 HEADER = 128  # bytes of a `.npy` file before its values
 MAX_SIDE = 2**16
+MAX_SHARDS = 100_000  # five digits number them
 Value = TypeVar("Value")
 
 

@@ -173,7 +173,9 @@ def open_packed(name: str, folder: Path) -> PackedSource:
         return PackedSource(folder, index, _labels(folder, index))
     except (Damaged, OSError) as error:
         text = str(error) if isinstance(error, Damaged) else f"{error.filename}: {error.strerror}"
-        raise UserError(f"{name} is damaged ({text}): pack it again, or copy it again.") from error
+        raise UserError(
+            f"{name} is damaged ({text}): pack it again into another folder, or copy it again."
+        ) from error
 
 
 def _labels(folder: Path, index: Index) -> np.ndarray | None:

@@ -26,6 +26,8 @@ from vitgan.data.index import (
     HEADER,
     INDEX,
     LABELS,
+    MAX_SHARDS,
+    MAX_SIDE,
     SKIPPED,
     Damaged,
     File,
@@ -61,7 +63,15 @@ class Note:
 
 
 def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_mib: int) -> Plan:
-    """How `source` is packed, in shards of `shard_mib` MiB or a little less."""
+    """How `source` is packed, in shards of `shard_mib` MiB or a little less.
+
+    Raises UserError where its folder could not be read: the images are too large, or the shards too many.
+    """
+    shard_images = max(1, shard_mib * 2**20 // (channels * resolution**2))
+    if resolution > MAX_SIDE:
+        raise UserError(f"--resolution is {resolution:,}, but must be at most {MAX_SIDE:,}.")
+    if len(source) > MAX_SHARDS * shard_images:
+        raise UserError(f"{name} would need more than {MAX_SHARDS:,} files: give a larger --shard-mib.")
     digest = hashlib.sha256(json.dumps([len(source), list(source.classes)]).encode())
     if source.labels is not None:
         digest.update(source.labels.astype("<i8").tobytes())
@@ -72,7 +82,7 @@ def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_
         origin=digest.hexdigest(),
         resolution=resolution,
         channels=channels,
-        shard_images=max(1, shard_mib * 2**20 // (channels * resolution**2)),
+        shard_images=shard_images,
     )
 
 
@@ -83,20 +93,29 @@ def pack(source: Source, out: Path, plan: Plan, *, workers: int, progress: Progr
     where `out` holds anything else or another process packs there, where no image can be read, and where the
     disk is full.
     """
-    if out.is_dir() and (out / INDEX).exists():
+    if not (out / INDEX).exists():
+        _check_out(out, plan)
+    elif not (out / PACKING).exists():
         _check_same(out, open_packed(str(out), out).index.plan, plan)
-        shutil.rmtree(out / PACKING, ignore_errors=True)  # of a packing that was killed in its last moment
         return False
-    _check_out(out, plan)
-    out.mkdir(parents=True, exist_ok=True)
-    with _alone(out), _told_if_full(out):
-        notes = list(_begin(out, plan))
-        start = notes[-1].following if notes else 0
-        progress(start)
-        with contextlib.closing(converted(source, plan, start=start, workers=workers)) as chunks:
-            rest = _write(chunks, _Writer(out, plan, notes, start), progress)
-        _finish(out, plan, source, notes, rest)
+    with _told_if_full(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone(out):
+            if (out / INDEX).exists():  # killed in its last moment, or packed by another process since
+                _check_same(out, open_packed(str(out), out).index.plan, plan)
+                shutil.rmtree(out / PACKING, ignore_errors=True)
+                return False
+            _pack(source, out, plan, workers, progress)
     return True
+
+
+def _pack(source: Source, out: Path, plan: Plan, workers: int, progress: Progress) -> None:
+    notes = list(_begin(out, plan))
+    start = notes[-1].following if notes else 0
+    progress(start)
+    with contextlib.closing(converted(source, plan, start=start, workers=workers)) as chunks:
+        rest = _write(chunks, _Writer(out, plan, notes, start), progress)
+    _finish(out, plan, source, notes, rest)
 
 
 def _write(chunks: Iterator[Chunk], writer: "_Writer", progress: Progress) -> list[Left]:

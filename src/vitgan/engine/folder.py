@@ -19,6 +19,7 @@ from vitgan.engine.checkpoint import (
     load_newest,
     numbered,
 )
+from vitgan.engine.exported import is_exported, read_exported
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, SirenRecipe, read_recipe
 from vitgan.errors import UserError
@@ -135,7 +136,7 @@ def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
 def is_run(path: Path) -> bool:
     """Whether `path` is a run's folder, whatever is in it yet, a checkpoint's, or that of the best one."""
     marks = (DESCRIPTION, "checkpoints", RECIPE)
-    return any((path / mark).exists() for mark in marks) or bool(_kept(path))
+    return any((path / mark).exists() for mark in marks) or bool(_kept(path)) or is_exported(path)
 
 
 def _kept(path: Path) -> list[Path]:
@@ -144,13 +145,16 @@ def _kept(path: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a run folder's newest whole checkpoint, or of one checkpoint's folder.
+    """Tensors and description of a run folder's newest whole checkpoint, of one checkpoint's folder, or of an
+    exported one.
 
     Raises UserError when there is none.
     """
-    if (path / DESCRIPTION).exists():
+    single = load_checkpoint if (path / DESCRIPTION).exists() else None
+    single = read_exported if single is None and is_exported(path) else single
+    if single is not None:
         try:
-            return load_checkpoint(path)
+            return single(path)
         except DamagedCheckpoint as damage:
             raise UserError(f"The checkpoint {path} is damaged: {damage}.") from damage
     if kept := _kept(path):

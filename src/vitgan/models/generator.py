@@ -34,6 +34,10 @@ class Generator(nn.Module, abc.ABC):
     def synthesise(self, w: Tensor) -> Tensor:
         """w (B, ...) -> images (B, C, R, R): the same for the same w, in eval mode."""
 
+    def modulations(self) -> list[Tensor]:
+        """The weights (O, E) of the affine maps by which w modulates the network; none where it does not."""
+        return []
+
     def render(self, w: Tensor, scale: int) -> Tensor:
         """w (B, ...) -> images (B, C, scale R, scale R), where an image is a function of the coordinates.
 

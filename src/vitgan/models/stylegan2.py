@@ -160,7 +160,7 @@ class StyleGAN2Generator(Generator):
         the style of the convolution that follows them, [StyleGAN2's release].
         """
         styles = w.unbind(1)
-        x = self.constant.to(w.dtype).expand(len(w), -1, -1, -1)
+        x = self.constant.to(w.dtype).expand(w.shape[0], -1, -1, -1)
         x = self.layers[0](x, styles[0], rng)
         image = at_least_fp32(self.colours[0](x, styles[1]))
         for k, colour in enumerate(self.colours[1:], 1):
@@ -168,6 +168,11 @@ class StyleGAN2Generator(Generator):
             x = self.layers[2 * k](x, styles[2 * k], rng)
             image = self.upsample(image) + at_least_fp32(colour(x, styles[2 * k + 1]))
         return image
+
+    def modulations(self) -> list[Tensor]:
+        """The styles' weights of every modulated convolution."""
+        parts = [module for module in self.modules() if isinstance(module, ModulatedConvolution)]
+        return [part.style.effective_weight() for part in parts]
 
     def training_images(self, z: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
         """Images with fresh noise and, some of them, with mixed styles."""

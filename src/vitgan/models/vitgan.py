@@ -137,6 +137,11 @@ class ViTGANGenerator(Generator):
         tokens = self.tokens(w)
         return torch.tanh(self._call(self.output, tokens, w))
 
+    def modulations(self) -> list[Tensor]:
+        """gamma's and beta's weights of every self-modulated layer norm."""
+        norms = [module for module in self.modules() if isinstance(module, SelfModulatedLayerNorm)]
+        return [part.effective_weight() for norm in norms for part in (norm.gamma, norm.beta)]
+
     def render(self, w: Tensor, scale: int) -> Tensor:
         """w (B, D) -> images (B, C, scale H, scale W): every patch's function at finer coordinates."""
         if scale == 1 or not isinstance(self.output, ImplicitOutput):
@@ -145,7 +150,7 @@ class ViTGANGenerator(Generator):
 
     def tokens(self, w: Tensor) -> Tensor:
         """y (B, L, D): entry of w, blocks and last norm."""
-        h = self.position.to(w.dtype).expand(len(w), -1, -1)  # (B, L, D)
+        h = self.position.to(w.dtype).expand(w.shape[0], -1, -1)  # (B, L, D)
         if self.options.entry == "A":
             h = h + w.unsqueeze(1)
         elif self.options.entry == "B":

@@ -130,8 +130,8 @@ class ImplicitOutput(nn.Module):
         """
         pixels = pixel_coordinates(self.patch * scale, tokens.device)
         fourier = torch.sin(self.fourier(pixels.to(self.fourier.weight.dtype))).to(tokens.dtype)  # (P^2, F)
-        parts = [self._colours(part, tokens) for part in fourier.split(self.patch**2)]
-        colours = torch.cat(parts, 2) if len(parts) > 1 else parts[0]  # (B, L, P^2, C)
+        parts = fourier.split(self.patch**2) if scale > 1 else (fourier,)
+        colours = torch.cat([self._colours(part, tokens) for part in parts], 2)  # (B, L, P^2, C)
         return unpatchify(colours.mT.flatten(2), self.patch * scale)
 
     def _colours(self, fourier: Tensor, tokens: Tensor) -> Tensor:

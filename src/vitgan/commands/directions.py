@@ -1,0 +1,40 @@
+"""`vitgan directions`: what changes along the directions of the latent space."""
+
+import argparse
+from pathlib import Path
+
+from vitgan.errors import UserError
+
+SUMMARY = "find directions of the latent space, and show what changes along them"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
+    parser.add_argument("--count", type=int, default=6, metavar="N", help="directions of each kind (6)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the images that move (0)")
+    parser.add_argument("--reach", type=float, default=3.0, metavar="D", help="standard deviations (3)")
+    parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(RUN/directions)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    if not 1 <= options.count <= 100:
+        raise UserError(f"--count must be from 1 to 100, not {options.count}.")
+    if not 0 < options.reach <= 100:
+        raise UserError(f"--reach must be greater than 0 and at most 100, not {options.reach}.")
+    if not 0 <= options.seed < 2**63:
+        raise UserError("--seed must be at least 0, and less than 2^63.")
+    from vitgan import load
+    from vitgan.latent.strips import write_directions
+    from vitgan.sharing import find
+
+    folder = find(options.run)
+    own = options.out is None and folder != Path(options.run).expanduser()  # of the package or the Hub
+    out = options.out or (Path("directions") if own else folder / "directions")
+    chosen = {name: getattr(options, name) for name in ("count", "seed", "reach", "label")}
+    written = write_directions(load(options.run), out, **chosen)
+    for path in written:
+        print(f"Wrote {path}")
+    return 0

@@ -1,0 +1,51 @@
+"""`vitgan export`: a run's generator for others."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "write a run's generator as a folder with a model card, or as an ONNX file"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run, a checkpoint or an exported folder, `digits`, or an id of the Hub",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "onnx"),
+        default="safetensors",
+        help="safetensors: a folder that `vitgan.load` takes; onnx: z to images, any batch (safetensors)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="a new folder, or a file")
+    parser.add_argument(
+        "--license", default="other", metavar="ID", help="of the weights, for the card, as cc-by-4.0"
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="JSON",
+        help="scores for the card, of `vitgan evaluate --json` (the run's own)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    from vitgan.engine.folder import read_generator
+    from vitgan.sharing import export_folder, find
+
+    if options.format == "safetensors":
+        export_folder(options.run, options.out, license_id=options.license, evaluation=options.evaluation)
+        print(f'Wrote {options.out}: vitgan.load("{options.out}") loads it.')
+        return 0
+    from vitgan.sharing.onnx import OPSET, export_onnx
+
+    generator, description = read_generator(find(options.run))
+    facts = {"recipe": description["recipe"]["name"], "images_seen": str(description["images"])}
+    found = export_onnx(generator, options.out, facts)
+    inputs = f"z (B, {generator.latent_dim})" + (", labels (B,)" if generator.classes else "")
+    print(f"Wrote {options.out}: opset {OPSET}, {inputs} to images in [-1, 1], any B.")
+    print(f"onnxruntime and torch differ by {found:.1e} at most.")
+    return 0

@@ -1,0 +1,37 @@
+"""`vitgan interpolate`: a walk through the latent space."""
+
+import argparse
+from pathlib import Path
+
+from vitgan.errors import UserError
+
+SUMMARY = "walk from seed to seed, as a film strip, a GIF or a film"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 0], metavar="S", help="(0 1 2 0)")
+    parser.add_argument("--frames", type=int, default=96, metavar="N", help="in all (96)")
+    parser.add_argument("--fps", type=int, default=25, metavar="F", help="frames a second (25)")
+    parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help=".png, .gif or .mp4")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    if not 1 <= options.fps <= 240:
+        raise UserError(f"--fps must be from 1 to 240, not {options.fps}.")
+    if not 2 <= options.frames <= 100_000:
+        raise UserError(f"--frames must be from 2 to 100,000, not {options.frames}.")
+    if any(not 0 <= seed < 2**63 for seed in options.seeds):
+        raise UserError("--seeds must be at least 0, and less than 2^63.")
+    from vitgan import load
+    from vitgan.latent import save_frames, walk
+    from vitgan.latent.frames import check_path
+
+    check_path(options.out)
+    frames = walk(load(options.run), options.seeds, options.frames, label=options.label)
+    save_frames(options.out, frames, fps=options.fps)
+    print(f"Wrote {options.out}: {len(frames)} frames.")
+    return 0

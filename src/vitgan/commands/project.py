@@ -1,0 +1,62 @@
+"""`vitgan project`: a picture into the latent space."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vitgan.errors import UserError
+
+SUMMARY = "find the latent whose image is nearest to a picture"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="any picture; its centre square is used")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the search (300)")
+    parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for what is found")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    if not 1 <= options.steps <= 100_000:
+        raise UserError(f"--steps must be from 1 to 100,000, not {options.steps}.")
+    if options.out.is_file():
+        raise UserError(f"{options.out} is a file: give a folder with --out.")
+    from vitgan import load
+    from vitgan.latent import project, read_picture
+    from vitgan.latent.interpolation import label_of
+
+    generator = load(options.run)
+    picture, label = read_picture(options.image, generator), label_of(generator, options.label)
+    shown = None if options.quiet or not sys.stderr.isatty() else _show
+    found = project(generator, picture, steps=options.steps, label=label, progress=shown)
+    _write(options.out, picture, found)
+    start, end = found.losses[0], min(found.losses)
+    print(f"Wrote {options.out}: mean squared difference {end:.4g}, {start:.4g} at the start.")
+    return 0
+
+
+def _show(step: int, steps: int, loss: float) -> bool:
+    end = "\n" if step == steps else ""
+    print(f"\r{step} of {steps}, difference {loss:.4g} ", end=end, file=sys.stderr, flush=True)
+    return True
+
+
+def _write(out: Path, picture, found) -> None:
+    """`both.png`, the picture beside what was found; `found.png`; `w.npy`."""
+    import numpy as np
+    import torch
+
+    from vitgan.engine.images import grid, save_png
+    from vitgan.models import to_uint8
+    from vitgan.replacing import replacing
+
+    image = to_uint8(found.image).cpu()
+    out.mkdir(parents=True, exist_ok=True)
+    save_png(out / "both.png", grid(torch.cat((picture.unsqueeze(0), image)), columns=2))
+    save_png(out / "found.png", grid(image))
+    with replacing(out / "w.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, found.w.cpu().numpy())

@@ -1,0 +1,24 @@
+"""`vitgan push`: a run's generator to the Hugging Face Hub."""
+
+import argparse
+
+SUMMARY = "upload a run's generator with its card to the Hugging Face Hub"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
+    parser.add_argument("identity", metavar="ID", help="USER/NAME on the Hub")
+    parser.add_argument("--private", action="store_true", help="if it is new, for nobody else to see")
+    parser.add_argument(
+        "--license", default="other", metavar="ID", help="of the weights, for the card, as cc-by-4.0"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    from vitgan.sharing.hub import push
+
+    address = push(options.run, options.identity, private=options.private, license_id=options.license)
+    print(f'It is at {address}; vitgan.load("{options.identity}") loads it.')
+    return 0

@@ -1,0 +1,36 @@
+"""`vitgan runs`: what has been trained, and what is being trained."""
+
+import argparse
+import json
+from pathlib import Path
+
+SUMMARY = "list the runs of a folder: recipe, images seen, score, last sample, state"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("runs"), help="(runs)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Does it; returns the exit code."""
+    from vitgan.engine.overview import overview
+
+    found = overview(options.folder)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    if not found:
+        print(f"There are no runs in {options.folder}: start one with `vitgan train`.")
+        return 0
+    names = ("run", "recipe", "data", "images", "score", "last sample", "state")
+    rows = [names, *(tuple(_text(one[name]) for name in names) for one in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)

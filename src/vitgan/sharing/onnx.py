@@ -1,0 +1,107 @@
+"""A generator as an ONNX file: z (B, Z) [, labels (B,)] -> images (B, C, R, R) in [-1, 1], any B."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitgan.errors import UserError
+from vitgan.models import Generator
+from vitgan.replacing import replacing
+
+OPSET = 20
+MOST_DIFFERENCE = 1e-4
+MOST_BATCH = 2**16
+
+
+class _Whole(nn.Module):
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.generator(z, labels)
+
+
+def exported_program(generator: Generator) -> torch.export.ExportedProgram:
+    """The generator by torch.export, of any number of latents."""
+    count = torch.export.Dim("batch", min=1, max=MOST_BATCH)
+    inputs: tuple[Tensor, ...] = (generator.latents(3, seed=0),)
+    shapes: dict[str, Any] = {"z": {0: count}}
+    if generator.classes:
+        inputs, shapes = (*inputs, torch.arange(3) % generator.classes), {**shapes, "labels": {0: count}}
+    return torch.export.export(_Whole(generator), inputs, dynamic_shapes=shapes)
+
+
+def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float:
+    """Write the file, with `facts` in its metadata; the largest difference from torch's images.
+
+    Raises UserError where a library is missing, or onnxruntime's images differ by more than 1e-4.
+    """
+    onnx, runtime = _libraries()
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give a file with --out, as generator.onnx.")
+    with _quiet():
+        program = torch.onnx.export(
+            exported_program(generator), dynamo=True, opset_version=OPSET, verbose=False
+        )
+    assert program is not None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        with _quiet():
+            program.save(temporary)
+        model = onnx.load(temporary)
+        onnx.helper.set_model_props(model, facts)
+        onnx.save(model, temporary)
+        found = difference(generator, temporary, runtime)
+        if not found <= MOST_DIFFERENCE:
+            raise UserError(
+                f"onnxruntime's images differ from torch's by {found:.1e}, more than {MOST_DIFFERENCE:.0e}: "
+                "nothing was written. Export to safetensors instead."
+            )
+    return found
+
+
+def difference(generator: Generator, file: Path, runtime: Any) -> float:
+    """The largest between onnxruntime's images and torch's, of 1 and of 7 latents."""
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for count in (1, 7):
+        z = generator.latents(count, seed=count)
+        inputs: dict[str, np.ndarray] = {"z": z.numpy()}
+        labels = torch.arange(count) % generator.classes if generator.classes else None
+        if labels is not None:
+            inputs["labels"] = labels.numpy()
+        (images,) = session.run(None, inputs)
+        with torch.no_grad():
+            largest = max(largest, (torch.from_numpy(images) - generator(z, labels)).abs().max().item())
+    return largest
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError('ONNX needs libraries that are not there: pip install "vitgan[export]".') from error
+    return onnx, onnxruntime
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter prints, warns and logs of its own progress."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
