@@ -19,8 +19,8 @@ from vitgan import __version__
 from vitgan.errors import Elsewhere, UserError
 
 COMMANDS = (
-    *("train", "sample", "interpolate", "directions", "project", "runs", "evaluate", "reproduce", "inspect"),
-    *("bench", "data", "export", "push", "list"),
+    *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
+    *("inspect", "bench", "data", "export", "push", "list"),
 )
 EXAMPLES = """examples:
   vitgan train                                        real handwritten digits, in minutes

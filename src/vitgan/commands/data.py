@@ -106,7 +106,7 @@ def _packed_info(name: str, source: "PackedSource", verify: bool) -> int:
         lines["verified"] = f"{len(damaged)} files are damaged" if damaged else "every file is whole"
     _print(lines)
     if damaged:
-        raise UserError(f"{name} has damaged files, {', '.join(damaged)}: pack it again, or copy them again.")
+        raise UserError(f"{name} has damaged files, {', '.join(damaged)}: pack it again into another folder, or copy them again.")
     return 0
 
 

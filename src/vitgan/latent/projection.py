@@ -4,7 +4,7 @@ Shapes: B candidates, C channels, R resolution.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,34 +42,40 @@ def project(
     label: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Projection:
+    """The last of `searching`; `progress(step, steps, loss)` is called at every step and ends it by False."""
+    found = None
+    for found in searching(generator, picture, steps=steps, label=label):
+        if progress is not None and not progress(len(found.losses), steps, found.losses[-1]):
+            break
+    assert found is not None, "a search has one step at least"
+    return found
+
+
+def searching(
+    generator: Generator, picture: Tensor, *, steps: int, label: Tensor | None = None
+) -> Iterator[Projection]:
     """From the best of 1,024 random w's on, by Adam; `picture` is uint8 (C, R, R), `label` (1,) or None.
 
-    The loss is `distance`, and a pull toward the mean of w that keeps it where images are. No network that
-    would have to be downloaded takes part. `progress(step, steps, loss)` is called at every step; the search
-    ends where it returns False, with what it has.
+    Gives what is found, step by step. The loss is `distance`, and a pull toward the mean of w that keeps it
+    where images are. No network that would have to be downloaded takes part.
     """
-    device = next(generator.parameters()).device
-    target = (picture.to(device).float() / 127.5 - 1).unsqueeze(0)
-    w, mean, deviation = _start(generator, target, label)
-    leaf = ((w - mean) / deviation).requires_grad_()
+    target = (picture.to(next(generator.parameters()).device).float() / 127.5 - 1).unsqueeze(0)
+    start, mean, deviation = _start(generator, target, label)
+    leaf = ((start - mean) / deviation).requires_grad_()
     optimiser = torch.optim.Adam([leaf], LEARNING_RATE, betas=(0.9, 0.999))
-    best: list[float] = []
+    losses: list[float] = []
     for step in range(steps):
+        w = mean + deviation * leaf
+        images = generator.synthesise(w)
+        distances = distance(images, target)
+        nearest = slice(best := int(distances.argmin()), best + 1)
+        losses.append(distances[best].item())
+        yield Projection(w=w[nearest].detach(), image=images[nearest].detach(), losses=list(losses))
+        pull = PULL * leaf.square().flatten(1).mean(1)
+        (leaf.grad,) = torch.autograd.grad((distances + pull).sum(), leaf)
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1, 20 * (step + 1) / steps) * _cosine(step / steps)
-        losses = distance(generator.synthesise(mean + deviation * leaf), target)
-        pull = PULL * leaf.square().flatten(1).mean(1)
-        (gradient,) = torch.autograd.grad((losses + pull).sum(), leaf)
-        leaf.grad = gradient
-        best.append(losses.min().item())
-        if progress is not None and not progress(step + 1, steps, best[-1]):
-            break
         optimiser.step()
-    with torch.no_grad():
-        found = mean + deviation * leaf
-        images = generator.synthesise(found)
-        nearest = distance(images, target).argmin()
-    return Projection(w=found[nearest : nearest + 1], image=images[nearest : nearest + 1], losses=best)
 
 
 def distance(images: Tensor, target: Tensor) -> Tensor:

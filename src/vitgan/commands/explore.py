@@ -1,0 +1,43 @@
+"""`vitgan explore`: a local web page over trained runs."""
+
+import argparse
+from pathlib import Path
+
+from vitgan.errors import UserError
+
+SUMMARY = "look at trained runs on a local web page"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN", nargs="?", help="as for `vitgan sample` (the runs of --runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="a folder of runs (runs)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="the address to serve on (127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, metavar="P", help="(the first free one from 7860 on)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until it is interrupted; returns the exit code."""
+    if options.port is not None and not 0 < options.port < 2**16:
+        raise UserError(f"--port must be from 1 to 65535, not {options.port}.")
+    from vitgan.engine.folder import load_generator
+    from vitgan.explore.ports import free_port
+    from vitgan.sharing import find
+
+    if options.run is not None:
+        load_generator(find(options.run))  # refused before anything is served
+    port = free_port(options.host, options.port)
+    try:
+        from vitgan.explore.app import build, serve
+    except ImportError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError(
+            'The page needs the library `gradio`, which is not there: pip install "vitgan[explore]".'
+        ) from error
+    serve(build(options.runs, options.run), host=options.host, port=port)
+    return 0

@@ -1,0 +1,1 @@
+"""A local web page over trained runs, by gradio: what they draw, and how they train."""
