@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -20,7 +21,7 @@ from vitgan.errors import Elsewhere, UserError
 
 COMMANDS = (
     *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
-    *("inspect", "bench", "data", "export", "push", "list"),
+    *("inspect", "bench", "data", "export", "push", "list", "completion"),
 )
 EXAMPLES = """examples:
   vitgan train                                        real handwritten digits, in minutes
@@ -86,7 +87,7 @@ def _run(arguments: list[str]) -> int:
     overrides: list[str] = []
     if arguments[:1] == ["train"]:
         arguments, overrides = _split(arguments)
-    options = _parser().parse_args(arguments, argparse.Namespace(overrides=overrides))
+    options = build_parser().parse_args(arguments, argparse.Namespace(overrides=overrides))
     if arguments[0] != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"`vitgan {arguments[0]}` runs in one process: start it without torchrun.")
     return options.execute(options)
@@ -105,7 +106,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return plain, settings
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The parser of every command."""
     parser = Parser(
         prog="vitgan",
         description="ViTGAN: a GAN whose generator and discriminator are Vision Transformers.",
@@ -118,7 +120,15 @@ def _parser() -> Parser:
     for name in COMMANDS:
         command = import_module(f"vitgan.commands.{name}")
         text = command.SUMMARY[0].upper() + command.SUMMARY[1:] + "."
-        one = commands.add_parser(name, help=command.SUMMARY, description=text, allow_abbrev=False)
+        one = commands.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         command.add(one)
+        notes = textwrap.fill(one.epilog, 79) + "\n\n" if one.epilog else ""
+        one.epilog = notes + command.EXAMPLES
         one.set_defaults(execute=command.run)
     return parser

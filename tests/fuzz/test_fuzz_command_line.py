@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 from vitgan import recipes
-from vitgan.cli import COMMANDS, _parser, main
+from vitgan.cli import COMMANDS, build_parser, main
 from vitgan.errors import UserError
 
 Work = list[str]
@@ -24,7 +24,7 @@ def options_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    (found,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (found,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     return found.choices
 
 
@@ -132,6 +132,13 @@ NEEDED = {
     "reproduce": ["generator"],
     "inspect": ["nowhere"],
     "data": ["info", "images.npy"],
+    "interpolate": ["nowhere", "--out", "x.gif"],
+    "project": ["nowhere", "images.npy", "--out", "x"],
+    "directions": ["nowhere"],
+    "runs": ["."],
+    "export": ["nowhere", "--out", "x"],
+    "push": ["nowhere", "me-them"],
+    "completion": ["bash"],
 }
 VALUES = st.one_of(*map(st.sampled_from, (NUMBERS, NAMES, PATHS, JUNK)), TEXT)
 
@@ -171,6 +178,8 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         raise UserError(f"There is no {source!r}.")
 
     class Generator:
+        classes = 0
+
         def sample(self, count: int, **_: Any) -> torch.Tensor:
             reached.append("sample")
             return torch.zeros(min(count, 2), 1, 8, 8, dtype=torch.uint8)
@@ -191,8 +200,20 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.bench.run.bench": does("bench", {}),
         "vitgan.bench.table.table": does("table", ""),
         "vitgan.data.open_source": no_source,
+        "vitgan.latent.walk": does("walk", torch.zeros(2, 1, 8, 8, dtype=torch.uint8)),
+        "vitgan.latent.save_frames": does("save", None),
+        "vitgan.latent.read_picture": does("read", None),
+        "vitgan.latent.project": does("project", SimpleNamespace(losses=[1.0])),
+        "vitgan.commands.project._write": does("write", None),
+        "vitgan.latent.strips.write_directions": does("directions", []),
+        "vitgan.sharing.export_folder": does("export", None),
+        "vitgan.sharing.hub.push": does("push", "address"),
+        "vitgan.engine.folder.load_generator": does("load", None),
+        "vitgan.explore.ports.free_port": does("port", 1),
     }.items():
         monkeypatch.setattr(path, replacement)
+    page = SimpleNamespace(build=does("build", None), serve=does("explore", None))
+    monkeypatch.setitem(sys.modules, "vitgan.explore.app", page)
     return reached
 
 

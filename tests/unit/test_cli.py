@@ -1,6 +1,7 @@
 """The command line and the package's own calls: what they print, write, return and import."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import vitgan
-from vitgan.cli import main
+from vitgan.cli import COMMANDS, main
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 
 HEAVY = ("torch", "torchvision", "matplotlib", "tensorboard", "sklearn", "tyro")
@@ -284,3 +285,35 @@ def test_a_path_that_is_none(tmp_path: Path) -> None:
 def test_training_an_unknown_recipe_by_call() -> None:
     with pytest.raises(vitgan.UserError, match="no recipe"):
         vitgan.train("digit")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_ends_with_examples_of_it(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    examples = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    assert examples
+    assert all(len(line) <= 100 for line in examples)
+    assert any(line.strip().startswith(f"vitgan {command}") for line in examples)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("interpolate", "truncation", "on-nan", "verify"):
+        assert word in script
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    done = subprocess.run(
+        [sys.executable, "-m", "vitgan", "completion", "bash"], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "script").write_text(done.stdout)
+    asked = "source ./script; COMP_WORDS=(vitgan int); COMP_CWORD=1; _shtab_vitgan; echo ${COMPREPLY[@]}"
+    found = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert found.stdout.split() == ["interpolate"]

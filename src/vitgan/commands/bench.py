@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from vitgan.bench.settings import Settings
 
 SUMMARY = "measure the training step on this machine: rate, parts, FLOPs, memory"
+EXAMPLES = """examples:
+  vitgan bench
+  vitgan bench --recipe digits --parts step,isn --json out.json
+"""
 EPILOG = (
     f"The parts: {', '.join(PARTS)}. Times are medians over rounds in which precisions and routes take "
     "turns. isn is the improved spectral norm; its share of the step needs the part step."

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from vitgan.data.sources import Source
 
 SUMMARY = "say what is in a source of images, or pack it into a few large files"
+EXAMPLES = """examples:
+  vitgan data info IMAGES.zip
+  vitgan data pack FOLDER packed --resolution 64
+  vitgan data info packed --verify
+"""
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -106,7 +111,10 @@ def _packed_info(name: str, source: "PackedSource", verify: bool) -> int:
         lines["verified"] = f"{len(damaged)} files are damaged" if damaged else "every file is whole"
     _print(lines)
     if damaged:
-        raise UserError(f"{name} has damaged files, {', '.join(damaged)}: pack it again into another folder, or copy them again.")
+        raise UserError(
+            f"{name} has damaged files, {', '.join(damaged)}: pack it again into another folder, or copy "
+            "them again."
+        )
     return 0
 
 

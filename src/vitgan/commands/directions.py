@@ -6,6 +6,10 @@ from pathlib import Path
 from vitgan.errors import UserError
 
 SUMMARY = "find directions of the latent space, and show what changes along them"
+EXAMPLES = """examples:
+  vitgan directions digits --out directions
+  vitgan directions runs/faces --count 10 --reach 2
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from vitgan.models import Generator
 
 SUMMARY = "measure a run's images against real ones: FID, IS, KID, precision and recall"
+EXAMPLES = """examples:
+  vitgan evaluate runs/digits --features classifier
+  vitgan evaluate runs/cifar10 --json fid.json
+  vitgan evaluate GENERATED.zip --data REAL.zip --metrics fid,kid
+"""
 SHOWN_CLASSES = 20  # of more, only the smallest and the largest share are printed
 EPILOG = (
     "The metrics: fid (Frechet distance), is (score of the class probabilities), kid (kernel distance), "

@@ -6,6 +6,10 @@ from pathlib import Path
 from vitgan.errors import UserError
 
 SUMMARY = "look at trained runs on a local web page"
+EXAMPLES = """examples:
+  vitgan explore                                    every run in runs/, and the package's digits
+  vitgan explore runs/faces --port 8000
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 
 SUMMARY = "write a run's generator as a folder with a model card, or as an ONNX file"
+EXAMPLES = """examples:
+  vitgan export runs/digits --out digits            a folder with weights and a model card
+  vitgan export runs/digits --format onnx --out digits.onnx
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

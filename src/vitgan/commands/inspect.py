@@ -6,6 +6,10 @@ from pathlib import Path
 from vitgan.errors import UserError
 
 SUMMARY = "look into a trained run: spectra, Lipschitz bounds, attention, rank"
+EXAMPLES = """examples:
+  vitgan inspect runs/digits
+  vitgan inspect runs/faces --data FOLDER --out figures
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,10 @@ from pathlib import Path
 from vitgan.errors import UserError
 
 SUMMARY = "walk from seed to seed, as a film strip, a GIF or a film"
+EXAMPLES = """examples:
+  vitgan interpolate digits --seeds 1 2 3 --frames 96 --out walk.gif
+  vitgan interpolate runs/faces --seeds 4 8 4 --out walk.mp4 --fps 30
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,9 @@ import argparse
 from vitgan import recipes
 
 SUMMARY = "list the recipes"
+EXAMPLES = """examples:
+  vitgan list
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

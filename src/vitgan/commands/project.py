@@ -7,6 +7,10 @@ from pathlib import Path
 from vitgan.errors import UserError
 
 SUMMARY = "find the latent whose image is nearest to a picture"
+EXAMPLES = """examples:
+  vitgan project digits PICTURE.png --out found
+  vitgan project runs/faces ME.jpg --steps 1000 --out found
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

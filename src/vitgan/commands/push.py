@@ -3,6 +3,9 @@
 import argparse
 
 SUMMARY = "upload a run's generator with its card to the Hugging Face Hub"
+EXAMPLES = """examples:
+  vitgan push runs/faces USER/faces --license cc-by-4.0
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

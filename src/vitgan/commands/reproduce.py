@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 
 SUMMARY = "train and measure every row of a table of the paper alike"
+EXAMPLES = """examples:
+  vitgan reproduce generator --minutes 2
+  vitgan reproduce architectures --data IMAGES.zip --rows vitgan,stylegan2
+"""
 EPILOG = (
     "Each row trains in DIR/rows/ROW, an ordinary run folder. The same command goes on where it was stopped. "
     "Exit code 1: a row ended in an error, which table.md names; 130: stopped, and saved."

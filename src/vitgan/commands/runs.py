@@ -5,6 +5,10 @@ import json
 from pathlib import Path
 
 SUMMARY = "list the runs of a folder: recipe, images seen, score, last sample, state"
+EXAMPLES = """examples:
+  vitgan runs
+  vitgan runs runs/faces --json
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

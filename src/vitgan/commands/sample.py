@@ -6,6 +6,11 @@ from pathlib import Path
 from vitgan.errors import UserError
 
 SUMMARY = "draw images from a trained run"
+EXAMPLES = """examples:
+  vitgan sample digits --out grid.png               the package's own, without training
+  vitgan sample runs/faces --count 1000 --out samples/
+  vitgan sample runs/faces --truncation 0.7 --scale 4 --out large.png
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

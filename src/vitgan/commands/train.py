@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from vitgan.engine.supervised_recipes import AnyRecipe
 
 SUMMARY = "train a recipe, or go on training it"
+EXAMPLES = """examples:
+  vitgan train                                      real handwritten digits, in minutes
+  vitgan train cifar10 --data IMAGES.zip --minutes 60
+  vitgan train celeba --data FOLDER --out runs/faces --dry-run
+  vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/other
+  torchrun --nproc-per-node 8 -m vitgan train cifar10 --data packed
+"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -83,7 +83,15 @@ def open_hub(source: str, cache: Path) -> HubStream:
     identity = [Path(name).name if Path(name).is_dir() else name, config, split or "train"]
     rows, files = _load(source, name, config, split or "train")
     key = hashlib.sha256(json.dumps([source, *files]).encode()).hexdigest()
-    return HubStream(source, identity, rows, cache / "counts" / f"{key}.json" if files else None)
+    try:
+        return HubStream(source, identity, rows, cache / "counts" / f"{key}.json" if files else None)
+    except UserError:
+        raise
+    except Exception as error:  # of the library, its file formats and its network
+        why = error.reason if isinstance(error, Unreachable) else reason(error)
+        raise UserError(
+            f"{source} cannot be read to its end ({why[:200].rstrip('.')}): check its files and the network."
+        ) from error
 
 
 def _library() -> Any:

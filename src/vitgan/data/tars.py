@@ -38,6 +38,8 @@ MOST_SHARDS = 100_000
 MOST_PATTERN, MOST_BRACES = 4096, 20  # characters, and of them opening braces
 MOST_CLASSES = 1_000_000
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
+_ENDS = ("EmptyHeaderError", "InvalidHeaderError", "TruncatedHeaderError")  # by name: no type stub has them
+BROKEN: tuple[type[tarfile.TarError], ...] = tuple(getattr(tarfile, name) for name in _ENDS)
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -206,20 +208,24 @@ class _Group:
 def _groups(url: str, data_from: int | None) -> Iterator[_Group]:
     """Samples of a tar file that have an image: with its content from number `data_from` on, else the label.
 
-    They end where the file is damaged. Raises Unreachable.
+    They end where the file is damaged: with the sample there, unless its label is among what is lost. Raises
+    Unreachable.
     """
-    group = _Group(0, "")
+    group, labelled = _Group(0, ""), True
     try:
         for found in _members(url):
             key, suffix = _split(found.info.name)
             if key != group.key:
                 if group.name:
                     yield group
+                    labelled = group.label is not None
                 group = _Group(group.number + bool(group.name), key)
             _take(group, found, suffix, data_from)
     except DAMAGE as error:
         if data_from is None:
             logger.warning("%s is damaged (%s): what comes before is used.", url, reason(error))
+            if labelled and group.label is None:  # it would cost the whole set its labels
+                return
     if group.name:
         yield group
 
@@ -279,7 +285,14 @@ def _reaching(url: str) -> contextlib.AbstractContextManager[None]:
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses headers whose text, read whole, would fill the memory."""
+    """Refuses headers whose text, read whole, would fill the memory, and those that are broken or cut off."""
+
+    @classmethod
+    def fromtarfile(cls, file: tarfile.TarFile) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return super().fromtarfile(file)
+        except BROKEN as error:  # which tarfile would take for the end of the file
+            raise tarfile.ReadError(reason(error)) from error
 
     def _proc_member(self, file: tarfile.TarFile) -> Any:
         texts = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

@@ -39,7 +39,8 @@ class WebFile:
                 return self._read(size)
             except (OSError, http.client.HTTPException) as error:
                 self.close()
-                answered = isinstance(error, urllib.error.HTTPError)
+                if answered := isinstance(error, urllib.error.HTTPError):
+                    error.close()
                 if pause is None or (answered and error.code not in PASSING):
                     raise Unreachable(self.url, " ".join(str(error).split())) from error
                 time.sleep(pause)

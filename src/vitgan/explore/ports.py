@@ -16,7 +16,7 @@ def free_port(host: str, port: int | None) -> int:
             try:
                 asked.bind((host, candidate))
                 return candidate
-            except OSError as error:
-                reason = error.strerror or str(error)
+            except (OSError, UnicodeError) as error:  # a host may be no name
+                reason = getattr(error, "strerror", None) or str(error)
     where = f"Port {port}" if port is not None else f"Every port from {PORTS.start} to {PORTS.stop - 1}"
     raise UserError(f"{where} of {host} cannot be used ({reason}): give another with --port.")
