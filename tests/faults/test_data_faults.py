@@ -1,12 +1,18 @@
 """What is wrong with a source is said in one sentence; what is wrong with an image costs that image only."""
 
+import functools
 import io
 import itertools
 import logging
 import multiprocessing
 import os
+import signal
+import struct
 import sys
+import time
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,25 +21,53 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import Command, assert_log_is_whole, assert_same, at_step, final, images_seen
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from vitgan.cli import main
 from vitgan.data import DataOptions, batches
+from vitgan.data import images as images_module
 from vitgan.data import sources as sources_module
+from vitgan.data.reading import fetch
 from vitgan.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-def png(value: int) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (value, value, value)).save(buffer, "PNG")
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
+def png(value: int) -> bytes:
+    return encoded(Image.new("RGB", (4, 4), (value, value, value)))
+
+
+def noise(side: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
 def truncated_jpeg() -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()[:1500]
+    return encoded(noise(64), "JPEG")[:1500]
+
+
+def corrupt_png() -> bytes:
+    data = bytearray(encoded(noise(16)))
+    data[len(data) // 2] ^= 255
+    return bytes(data)
+
+
+def large_png(side: int) -> bytes:
+    """The header says side x side pixels; there are hardly any."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    parts = {b"IHDR": header, b"IDAT": zlib.compress(bytes(99)), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts.items())
 
 
 BROKEN = {
@@ -41,6 +75,32 @@ BROKEN = {
     "2_empty.png": b"",
     "3_text.png": b"no image",
     "5_half.png": png(9)[:50],
+}
+
+DAMAGED = {
+    "truncated": (BROKEN["1_truncated.jpg"], "truncated"),
+    "zero bytes": (BROKEN["2_empty.png"], "the file is empty"),
+    "text": (BROKEN["3_text.png"], "it is no image of a known format"),
+    "half": (BROKEN["5_half.png"], ""),
+    "corrupt": (corrupt_png(), ""),
+    "1 pixel": (encoded(Image.new("L", (1, 1))), "it has 1 x 1 pixels, fewer than 2 a side"),
+    "20,000 x 20,000 pixels": (large_png(20_000), "it is larger than 64 megapixels"),
+}
+COLOUR = (200, 100, 50)
+FLAT, OTHER = Image.new("RGB", (16, 16), COLOUR), Image.new("RGB", (16, 16), "blue")
+FRAMES: dict[str, Any] = {"save_all": True, "append_images": [OTHER, FLAT]}
+CONVERTED = {
+    "20,000 x 20 pixels": (encoded(Image.new("RGB", (20_000, 20), COLOUR)), COLOUR),
+    "20 x 20,000 pixels": (encoded(Image.new("RGB", (20, 20_000), COLOUR)), COLOUR),
+    "CMYK": (encoded(FLAT.convert("CMYK"), "JPEG"), COLOUR),
+    "palette": (encoded(FLAT.convert("P", palette=Image.Palette.ADAPTIVE)), COLOUR),
+    "16 bit": (encoded(Image.fromarray(np.full((16, 16), 90 * 257, np.uint16))), (90, 90, 90)),
+    "RGBA": (encoded(Image.new("RGBA", (16, 16), (*COLOUR, 0))), (255, 255, 255)),
+    "grey and alpha": (encoded(Image.new("LA", (16, 16), (90, 255))), (90, 90, 90)),
+    "1 bit": (encoded(Image.new("1", (16, 16), 1)), (255, 255, 255)),
+    "animated GIF": (encoded(FLAT, "GIF", **FRAMES), COLOUR),
+    "animated PNG": (encoded(FLAT, "PNG", **FRAMES), COLOUR),
+    "animated WebP": (encoded(FLAT, "WEBP", lossless=True, **FRAMES), COLOUR),
 }
 
 
@@ -76,6 +136,53 @@ def test_unreadable_images_are_left_out_named_and_counted(
     assert all("0x" not in item.reason for item in images.skipped)
     assert "4 of the 6 images" in caplog.text
     assert "3_text.png" in caplog.text
+
+
+@pytest.mark.parametrize("memory_mib", [0, 1])
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_images_of_every_kind_are_converted(kind: str, memory_mib: int, tmp_path: Path) -> None:
+    content, colour = CONVERTED[kind]
+    source = write_folder(tmp_path, {"0.png": png(1), "1.png": content, "2.png": png(2)})
+    images = build(source, memory_mib=memory_mib)
+    assert images.skipped == []
+    found = images.get(range(3)).int()  # (N, C, H, W)
+    wanted = torch.tensor([(1, 1, 1), colour, (2, 2, 2)])[:, :, None, None].expand_as(found)
+    assert (found - wanted).abs().max() <= 4
+
+
+@pytest.mark.parametrize("memory_mib", [0, 1])
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damage_of_every_kind_is_named_and_counted(
+    kind: str, memory_mib: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content, reason = DAMAGED[kind]
+    source = write_folder(tmp_path, {"0.png": png(1), "1.png": content, "2.png": png(2)})
+    with caplog.at_level(logging.WARNING, "vitgan"):
+        images = build(source, memory_mib=memory_mib)
+        found = images.get(range(len(images)))[:, 0, 0, 0].tolist()
+    assert found == ([1, 2] if memory_mib else [1, 2, 2])
+    (skipped,) = images.skipped
+    assert skipped.name == "1.png"
+    assert skipped.reason
+    assert reason in skipped.reason
+    assert f"1.png of {source}" in caplog.text
+    assert ("1 of the 3 images" if memory_mib else "1 so far") in caplog.text
+
+
+@pytest.mark.parametrize("kind", [*DAMAGED, *CONVERTED])
+def test_training_goes_through_images_of_every_kind(
+    kind: str, tiny: list[str], no_curves: None, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Two epochs of six images."""
+    del no_curves
+    odd = (DAMAGED | CONVERTED)[kind][0]
+    files = {f"{number}.png": png(40 * number) for number in range(5)}
+    source = write_folder(tmp_path / "set", {**files, "odd.png": odd})
+    words = ["train", "digits", "--data", source, "--out", str(tmp_path / "run"), "--images", "12", *tiny]
+    assert main([*words, "--device", "cpu", "--data.memory-mib", "0", "--data.workers", "0"]) == 0
+    assert images_seen(tmp_path / "run") == 12
+    assert all(tensor.isfinite().all() for tensor in final(tmp_path / "run").values())
+    assert caplog.text.count("odd.png") == (kind in DAMAGED)
 
 
 def test_labels_follow_the_images_that_are_left(tmp_path: Path) -> None:
@@ -280,3 +387,176 @@ def test_lsun_whose_files_are_damaged_is_no_traceback(
     write_folder(tmp_path / "bedroom_train_lmdb", {"data.mdb": b"no database" * 999})
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path))
     assert "lsun-bedroom cannot be opened" in sentence("lsun-bedroom")
+
+
+# A set that goes away, and readers that are killed
+
+LAZY = ("--images", "48", "--training.checkpoint-every", "8", "--data.memory-mib", "0", "--data.workers")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Thirteen grey images of 8 x 8 pixels as files, which `tiny_train` trains on here."""
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 8, 8), dtype=np.uint8)
+    files = {f"{number:02d}.png": encoded(Image.fromarray(one)) for number, one in enumerate(pixels)}
+    return Path(write_folder(tmp_path / "pictures", files))
+
+
+@pytest.fixture
+def undisturbed(tiny_train: Command, no_curves: None, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """The state after 48 images that nothing happened to."""
+    del no_curves
+    assert tiny_train(tmp_path / "undisturbed", *LAZY, "0") == 0
+    return final(tmp_path / "undisturbed")
+
+
+def wait_by(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do `act` where a set that cannot be reached is waited for."""
+    monkeypatch.setattr("vitgan.data.reach.time", SimpleNamespace(sleep=lambda _seconds: act()))
+
+
+def empty(folder: Path, away: Path) -> None:
+    """Move all that is in it, as where a disk is no longer mounted there."""
+    away.mkdir(exist_ok=True)
+    for path in list(folder.iterdir()):
+        path.rename(away / path.name)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("how", [Path.rename, empty])
+def test_a_folder_that_goes_away_and_comes_back_leaves_the_run_as_it_would_have_been(
+    how: Callable[[Path, Path], object],
+    workers: str,
+    images: Path,
+    tiny_train: Command,
+    undisturbed: dict[str, torch.Tensor],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    away = tmp_path / "away"
+    at_step(monkeypatch, 3, lambda: how(images, away))
+    wait_by(monkeypatch, lambda: how(away, images))
+    assert tiny_train(tmp_path / "run", *LAZY, workers) == 0
+    said = caplog.text
+    assert f"{images} cannot be reached (No such file or directory): waiting for it, at most 300" in said
+    assert (said.count("waiting for it"), said.count("It is back after")) == (1, 1)
+    assert "skipped" not in said
+    assert_same(final(tmp_path / "run"), undisturbed)
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_folder_that_stays_away_ends_the_run_and_the_same_command_goes_on(
+    workers: str,
+    images: Path,
+    tiny_train: Command,
+    undisturbed: dict[str, torch.Tensor],
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    away, before = tmp_path / "away", set(multiprocessing.active_children())
+    monkeypatch.setenv("VITGAN_DATA_PATIENCE", "0.2")
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: images.rename(away))
+        began = time.monotonic()
+        said = refused(tiny_train(tmp_path / "run", *LAZY, workers), alone=False)
+        assert time.monotonic() - began < 20
+    assert f"{images} cannot be reached any more (No such file or directory): see that it is there" in said
+    assert said.endswith("goes on from its last checkpoint with the same command.")
+    assert set(multiprocessing.active_children()) <= before
+    assert 16 <= images_seen(tmp_path / "run") < 48
+    away.rename(images)
+    assert tiny_train(tmp_path / "run", *LAZY, workers) == 0
+    assert_same(final(tmp_path / "run"), undisturbed)
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+def test_a_folder_that_goes_away_while_it_is_read_into_memory_is_waited_for(
+    images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def gone(*arguments: Any) -> Any:
+        images.rename(tmp_path / "away")
+        return decode(*arguments)
+
+    expected, decode = build(images).pixels, images_module._decode
+    monkeypatch.setattr(images_module, "_decode", gone)
+    wait_by(monkeypatch, lambda: (tmp_path / "away").rename(images))
+    found = build(images)
+    assert torch.equal(found.pixels, expected)
+    assert found.skipped == []
+    assert caplog.text.count("waiting for it") == 1
+
+
+def test_one_file_that_is_gone_is_not_waited_for(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = build(images, memory_mib=0, workers=0)
+    (images / "03.png").unlink()
+    wait_by(monkeypatch, lambda: pytest.fail("waited"))
+    assert torch.equal(found.get([3]), found.get([4]))
+    assert [(item.name, "No such file" in item.reason) for item in found.skipped] == [("03.png", True)]
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_patience_that_is_no_number_of_seconds_is_refused(
+    text: str, images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VITGAN_DATA_PATIENCE", text)
+    found = build(images, memory_mib=0, workers=0)
+    images.rename(tmp_path / "away")
+    with pytest.raises(UserError, match=f"VITGAN_DATA_PATIENCE is '{text}', but must be a number of seconds"):
+        found.get([0])
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+    """The processes that read ahead now. They are forked, and their loss is found within 0.2 seconds."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("what a test changes must be changed in the readers too")
+    before = set(multiprocessing.active_children())
+    fork = functools.partial(DataLoader, multiprocessing_context="fork")
+    monkeypatch.setattr("vitgan.data.readers.DataLoader", fork)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+    return lambda: sorted(set(multiprocessing.active_children()) - before, key=lambda one: one.pid)
+
+
+def test_a_reader_that_is_killed_leaves_the_run_as_it_would_have_been(
+    readers: Callable[[], list[Any]],
+    tiny_train: Command,
+    undisturbed: dict[str, torch.Tensor],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def kill() -> None:
+        reader = readers()[0]
+        os.kill(reader.pid, signal.SIGKILL)
+        reader.join()
+
+    at_step(monkeypatch, 3, kill)
+    assert tiny_train(tmp_path / "run", *LAZY, "2") == 0
+    assert caplog.text.count("A data worker was lost") == 1
+    assert_same(final(tmp_path / "run"), undisturbed)
+    assert_log_is_whole(tmp_path / "run", 48)
+    assert readers() == []
+
+
+def test_readers_that_die_each_time_end_it_with_a_sentence(
+    readers: Callable[[], list[Any]],
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = os.getpid()
+
+    def fetch_or_die(*arguments: Any) -> Any:
+        if os.getpid() != trainer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fetch(*arguments)
+
+    monkeypatch.setattr("vitgan.data.loader.fetch", fetch_or_die)
+    found = build(images, memory_mib=0, workers=1)
+    with pytest.raises(UserError, match=r"The data workers ended 4 times in a row .*: memory may be short"):
+        next(batches(found, batch=2, seed=0, images_seen=0, device="cpu"))
+    assert caplog.text.count("A data worker was lost") == 3
+    assert readers() == []

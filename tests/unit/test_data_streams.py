@@ -742,6 +742,7 @@ def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(
     def train(name: str, images: int) -> dict[str, torch.Tensor]:
         words = ["train", "digits", "--data", source, "--out", str(tmp_path / name), "--device", "cpu", *tiny]
         words += ["--data.resolution", str(SIDE), "--data.channels", "3", "--data.flip", "True"]
+        words += ["--data.labels", "True"]
         words += ["--generator.patch", "2", "--discriminator.patch", "2", "--images", str(images)]
         assert main(words) == 0
         return load_checkpoint(checkpoints(tmp_path / name)[-1])[0]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import vitgan
 from vitgan.cli import main
 from vitgan.sharing import find
-from vitgan.sharing.onnx import exported_program
+from vitgan.sharing.onnx import export_onnx, exported_program
 
 Command = Callable[..., int]
 SYSTEMS = [
@@ -159,6 +159,12 @@ def test_onnx_agrees_with_torch(run: Path, tmp_path: Path, capsys: pytest.Captur
         z = generator.latents(count, seed=count)
         (images,) = session.run(None, {"z": z.numpy()})
         assert np.abs(images - generator(z).numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_is_exported_to_onnx(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    assert export_onnx(build(name), tmp_path / "file.onnx", {}) < 1e-4
 
 
 def test_onnx_that_differs_is_not_written(

@@ -1,0 +1,84 @@
+"""README and docs: their commands are of the command line, their links lead somewhere."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitgan import recipes
+from vitgan.cli import _split, build_parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the docs are not part of this copy")
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every line of code that begins with `vitgan`, or with torchrun and has it, continued lines joined."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    fenced = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S)
+    indented = re.findall(r"^ {4}(\S.*)$", text, re.M)
+    for line in [line for block in fenced for line in block.splitlines()] + indented:
+        match = re.match(r"\s*(?:.*-m )?(vitgan [a-z].*)", line)
+        if match is not None and not re.search(r"…|\[--", line):  # neither cut short nor a synopsis
+            yield match[1].removesuffix("' &")
+
+
+COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
+
+
+def settings_of(value: Any, where: str = "") -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"--{where}".replace("_", "-")
+        return
+    for key, part in value.items():
+        if key != "type":
+            yield from settings_of(part, f"{where}.{key}".lstrip("."))
+
+
+def test_commands_are_found() -> None:
+    assert len(COMMANDS) > 40
+    assert {"README.md", "data.md", "explore.md", "scale.md"} <= {page for page, _ in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)]
+)
+def test_a_command_of_the_docs_is_one(page: str, line: str) -> None:
+    del page
+    words = shlex.split(line, comments=True)[1:]
+    overrides: list[str] = []
+    if words[0] == "train":
+        words, overrides = _split(words)
+    options = build_parser().parse_args(words, argparse.Namespace(overrides=overrides))
+    if words[0] == "train" and options.recipe not in ("RECIPE", "NAME"):
+        known = set(settings_of(recipes.get(options.recipe or "digits").to_dict()))
+        flags = [word.split("=")[0] for word in overrides if word.startswith("--")]
+        chosen = ("--terms.", "--loss.name")  # by the name of a kind
+        assert [flag for flag in flags if flag not in known and not flag.startswith(chosen)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    missing = []
+    for link in LINK.findall(text):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page if not path else page.parent / path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that a page's headings get: lower case, words joined by hyphens."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
+    plain = (re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
