@@ -25,6 +25,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vitgan.cli import main
 from vitgan.data import Batch, DataOptions, ImageSet, batches, open_source
@@ -245,6 +246,23 @@ def test_a_stream_can_be_packed(
     assert packed.labels is not None
     assert stream.labels is not None
     assert torch.equal(packed.labels, stream.labels)
+
+
+def test_a_reader_that_is_killed_costs_no_sample(
+    wds: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+    before = set(multiprocessing.active_children())
+    options: dict[str, Any] = {"batch": 3, "seed": 0, "images_seen": 0, "device": "cpu"}
+    with contextlib.closing(batches(build(wds, workers=2), **options)) as stream:
+        found = [next(stream)]
+        reader = (set(multiprocessing.active_children()) - before).pop()
+        reader.kill()
+        reader.join()
+        found += itertools.islice(stream, 14)
+    expected = joined(take(build(wds), 15))
+    assert all(torch.equal(a, b) for a, b in zip(joined(found), expected, strict=True))
+    assert caplog.text.count("A data worker was lost") == 1
 
 
 # What a tar may hold
@@ -674,6 +692,29 @@ def test_a_damaged_table_is_refused_in_a_sentence(cut: bool, hub_tables: str) ->
     with pytest.raises(UserError, match=r"cannot be read to its end \(.*\): check its files") as caught:
         open_source(hub_tables)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["hub_folder", "hub_tables"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_of_the_hubs_library_that_goes_away_is_waited_for(
+    workers: int,
+    kind: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source: str = request.getfixturevalue(kind)
+    folder = Path(source.removeprefix("hf:"))
+    away = folder.with_name("away")
+    monkeypatch.setattr("vitgan.data.reach.time", SimpleNamespace(sleep=lambda _: away.rename(folder)))
+    expected, images = joined(take(build(source, workers=0), 12)), build(source, workers=workers)
+    with contextlib.closing(batches(images, batch=3, seed=0, images_seen=0, device="cpu")) as stream:
+        found = [next(stream)]
+        folder.rename(away)
+        found += itertools.islice(stream, 11)
+    assert all(torch.equal(a, b) for a, b in zip(joined(found), expected, strict=True))
+    assert images.skipped == []
+    assert (caplog.text.count("waiting for it"), caplog.text.count("It is back")) == (1, 1)
 
 
 def test_what_was_counted_before_is_counted_again_where_the_set_has_changed(

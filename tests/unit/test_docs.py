@@ -63,6 +63,26 @@ def test_a_command_of_the_docs_is_one(page: str, line: str) -> None:
         assert [flag for flag in flags if flag not in known and not flag.startswith(chosen)] == []
 
 
+PYTHON = [
+    (page.name, code)
+    for page in PAGES
+    for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+]
+
+
+@pytest.fixture
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+def test_python_of_the_docs_runs(
+    page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, page, "exec"), {})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")

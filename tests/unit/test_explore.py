@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import vitgan
-from conftest import TINY
+from sizes import TINY
 from vitgan.cli import main
 from vitgan.errors import UserError
 

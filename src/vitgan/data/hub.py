@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vitgan.data.reach import LOST, Unreachable
+from vitgan.data.reach import LOST, Unreachable, reaching
 from vitgan.data.stream_source import Sample, Stream
 from vitgan.data.transforms import UnreadableImage, read_bounded, reason
 from vitgan.errors import UserError
@@ -27,6 +27,8 @@ class HubStream(Stream):
 
     def __init__(self, source: str, identity: list[str], rows: Any, counts: Path | None) -> None:
         self.source, self._identity, self._rows = source, identity, rows
+        folder = Path(source.removeprefix("hf:").split(":")[0])
+        self._folder = folder if folder.is_dir() else None
         self.image, label = _columns(source, rows.features)
         count, self.labels = _counted(rows, label, counts)
         if not count:
@@ -47,6 +49,8 @@ class HubStream(Stream):
             for row in itertools.islice(rows.skip(start), self.counts[0] - start):
                 yield self._sample(number, row[self.image])
                 number += 1
+        except Unreachable:
+            raise
         except Exception as error:  # of the library, its file formats and its network
             raise Unreachable(self.source, reason(error)) from error
         for missing in range(number, self.counts[0]):
@@ -61,7 +65,7 @@ class HubStream(Stream):
         try:
             if value is None:
                 return Sample(number, name, None, "there is none")
-            data = value["bytes"] if value.get("bytes") is not None else _file(value["path"])
+            data = value["bytes"] if value.get("bytes") is not None else self._file(value["path"])
             return Sample(number, name, data)
         except UnreadableImage as error:
             return Sample(number, name, None, str(error))
@@ -69,6 +73,10 @@ class HubStream(Stream):
             if error.errno in LOST:
                 raise
             return Sample(number, name, None, reason(error))
+
+    def _file(self, path: str) -> bytes:
+        with contextlib.nullcontext() if self._folder is None else reaching(self._folder):
+            return _file(path)
 
 
 def open_hub(source: str, cache: Path) -> HubStream:

@@ -1,0 +1,13 @@
+"""Networks so small that a run takes a second."""
+
+PART = {"depth": "1", "width": "8", "heads": "2", "perceptron-width": "16"}
+SIZES = {
+    **{f"--generator.{name}": value for name, value in PART.items()},
+    **{f"--discriminator.{name}": value for name, value in PART.items()},
+    "--generator.latent-dim": "8",
+    "--generator.mapping-depth": "2",
+    "--training.batch": "4",
+    "--training.sample-count": "4",
+    "--training.precision": "fp32",
+}
+TINY = [word for flag, value in SIZES.items() for word in (flag, value)]
