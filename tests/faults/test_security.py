@@ -363,4 +363,5 @@ def test_pictures_that_would_fill_the_memory_are_named_and_left_out(memory_mib: 
     assert found["skipped"].keys() == bombs.keys()
     assert found["mib"] < 100
     large = {name for name, reason in found["skipped"].items() if "larger than 64 megapixels" in reason}
-    assert large >= bombs.keys() - {"text.png", "profile.png", "words.png"}
+    # What is packed beside the pixels is another matter, and Pillow 12.3's WebP refuses the canvas itself.
+    assert large >= bombs.keys() - {"text.png", "profile.png", "words.png", "canvas.webp"}
