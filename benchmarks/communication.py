@@ -4,7 +4,7 @@
 
 Counted: one cycle of steps of each recipe on two gloo processes; the gradients must be what the parameters
 say. Measured: 1 and 2 processes of one thread in turn, the same total batch. Modelled: seconds of a step on
-N processes as compute plus communication (communication_model.py). About 5 minutes on 2 CPU cores.
+N processes as compute plus communication (communication_model.py). About 4 minutes on 2 CPU cores.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     clocks = {ranks: launched(ranks, "clock") for ranks in CLOCK_RANKS}
     print("the clock:", ", ".join(f"{1e6 * t:.0f} us on {ranks}" for ranks, t in clocks.items()))
     hop = statistics.median([seconds / (2 * (ranks - 1)) for ranks, seconds in clocks.items()])
-    modelled = [line for name in MODELLED for line in model(name, counted[name], hop)]
+    modelled = [line for name in MODELLED for line in model(name, counted, hop)]
     print(*map(summary, modelled), sep="\n")
     if options.json is not None:
         report = {"environment": environment(CPU), "command": " ".join(["python", *sys.argv])}

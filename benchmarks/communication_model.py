@@ -2,7 +2,7 @@
 
 Gradients go round a ring of all processes twice, 2 (N - 1) / N of their bytes through each link; nothing
 overlaps with the compute, as in `vitgan.processes.average_`. The clock goes round by gloo, whose seconds a
-hop are measured. Used by communication.py.
+hop are measured. A model and no measurement: docs/scale.md lists what it assumes. Used by communication.py.
 """
 
 from typing import Any
@@ -18,18 +18,19 @@ EACH = (1, 4, 16)  # batches of the recipe for each process
 # batch 512, and seconds of a step at batch 128 by one process, whose step is a CUDA graph.
 ACHIEVED = 184e12
 GRAPH_STEP = {"cifar10": 12.46e-3}
-# Several processes have no graph. There a step of `cifar10` took 64.1 ms whatever its arithmetic: what Python
-# and torch take to start its 2,215 operations.
-LAUNCH = 64.1e-3 / 2215
+# Several processes have no graph (engine/graphs.py); their step was not timed on a GPU. Assumed: it takes at
+# least what a step of `cifar10` took without graph and compiler (docs/performance.md, the first line), most
+# of it Python and torch starting kernels; other recipes in proportion to their counted operations.
+UNGRAPHED_STEP = 64.1e-3
 CPU_RATE = 10.24  # images/s of `cifar10` in fp32 on 2 cores, results/cifar10-cpu.json
 
-# Bytes/s one way for a process, and seconds of a hop. Data sheets: NVLink 4 900 GB/s both ways together, PCIe
-# 4.0 x16 32 GB/s, of which about 25 arrive, NDR 400 Gbit/s a GPU; Ethernet is one port a machine, which
-# the ring crosses once. Hops: NCCL's own tuning table (src/graph/tuning.cc, ring, simple); of TCP assumed.
+# Bytes/s one way, and seconds of a hop. Data sheets: NVLink 4 900 GB/s both ways together, PCIe 4.0 x16 32
+# GB/s, of which 25 are assumed to arrive, NDR 400 Gbit/s; between machines one port of each, which the ring
+# crosses once. Hops: tuning table of NCCL 2.20 (src/graph/tuning.cc, ring, simple); of TCP assumed.
 LINKS = {
     "NVLink": (450e9, 3.4e-6),
     "PCIe 4": (25e9, 5.7e-6),
-    "InfiniBand NDR": (50e9, 9.6e-6),
+    "InfiniBand NDR": (50e9, 14.0e-6),
     "25 GbE": (3.125e9, 50e-6),
     "10 GbE": (1.25e9, 50e-6),
 }
@@ -41,7 +42,7 @@ def assumptions(gloo_hop: float) -> dict[str, Any]:
     """The constants, and the measured seconds of a hop of gloo."""
     return {
         "gpu_achieved_flops": ACHIEVED,
-        "gpu_launch_seconds": LAUNCH,
+        "gpu_ungraphed_step_seconds_of_cifar10": UNGRAPHED_STEP,
         "gpu_graph_step_seconds": GRAPH_STEP,
         "cpu_images_per_second_of_cifar10": CPU_RATE,
         "links_bytes_per_second_and_hop_seconds": LINKS,
@@ -51,14 +52,16 @@ def assumptions(gloo_hop: float) -> dict[str, Any]:
     }
 
 
-def model(name: str, counted: dict[str, Any], gloo_hop: float) -> list[dict[str, Any]]:
+def model(name: str, all_counted: dict[str, Any], gloo_hop: float) -> list[dict[str, Any]]:
     """A line for each machine, number of processes and link; seconds of a step of the recipe `name`.
 
     Speeds are images/s over those of one process: for the recipe's batch shared by all, and for so many
-    batches on each.
+    batches on each, over one process with as many.
     """
     recipe: Recipe = vitgan.recipes.get(name)
-    work, launching = recipe.training.batch * performed_flops(recipe), counted["operations_per_step"] * LAUNCH
+    work, counted = recipe.training.batch * performed_flops(recipe), all_counted[name]
+    operations = {one: all_counted[one]["operations_per_step"] for one in (name, "cifar10")}
+    launching = UNGRAPHED_STEP * operations[name] / operations["cifar10"]
     cpu = CPU_RATE * performed_flops(vitgan.recipes.get("cifar10"))
     found = []
     for machine, rate, floor, on_one in (
@@ -86,7 +89,7 @@ def model(name: str, counted: dict[str, Any], gloo_hop: float) -> list[dict[str,
 def sending(counted: dict[str, Any], ranks: int, machines: int, link: str) -> float:
     """Seconds of a step for the gradients."""
     bandwidth, hop = LINKS[link]
-    between = 2 * (machines - 1)
+    between = 0 if machines == 1 else min(2 * machines, 2 * (ranks - 1))  # as NCCL counts them
     within = 2 * (ranks - 1) - between
     inner = hop if machines == 1 else LINKS["NVLink"][1]
     sent = counted["by_function"]["average_"]

@@ -146,7 +146,7 @@ VALUES = st.one_of(*map(st.sampled_from, (NUMBERS, NAMES, PATHS, JUNK)), TEXT)
 @st.composite
 def words(draw: st.DrawFn) -> list[str]:
     """A command with some of its options, most with a value; at times anything at all."""
-    command = draw(st.sampled_from([*COMMANDS, "train", "train"]))
+    command = draw(st.sampled_from([*COMMANDS, *("train", "sample", "inspect", "bench") * 2]))
     flags = FLAGS[command] + (SETTINGS if command == "train" else [])
     needed = NEEDED.get(command, []) if draw(st.integers(0, 4)) else []
     found = [command, *needed]

@@ -76,6 +76,22 @@ def test_the_heartbeat_says_how_the_run_stands(tiny_train: Command, tmp_path: Pa
     ]
 
 
+def test_what_a_killed_process_had_half_written_is_swept_away(
+    tiny_train: Command, tmp_path: Path, no_curves: None
+) -> None:
+    del no_curves
+    assert tiny_train(tmp_path / "run", "--images", "8", *EVERY) == 0
+    mine = tmp_path / "run" / ".mine.tmp"
+    left = [
+        tmp_path / "run" / place for place in (".heartbeat.json.99.tmp", "samples/.000000000008.png.99.tmp")
+    ]
+    for path in (mine, *left):
+        path.write_text("half")
+    assert tiny_train(tmp_path / "run", "--images", "12", *EVERY) == 0
+    assert mine.exists()
+    assert [path for path in left if path.exists()] == []
+
+
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(
     tiny_train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,7 @@ from vitgan.replacing import replacing
 from vitgan.weights import load_network
 
 RECIPE, LOCK = "recipe.json", ".lock"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _LOAD = "load it in Python by vitgan.engine.supervised"
 _NO_GENERATOR = {
     ClassifierRecipe: f"a classifier, which draws no samples: {_LOAD}.load_classifier.",
@@ -59,6 +62,7 @@ def claimed(folder: Path, recipe: AnyRecipe) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:
         _lock(lock, folder)
+        _sweep(folder)
         with replacing(folder / RECIPE) as temporary:
             temporary.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
         yield
@@ -92,6 +96,13 @@ def _known_recipe(folder: Path) -> AnyRecipe | None:
         with suppress(DamagedCheckpoint, NewerCheckpoint):
             return read_recipe(load_description(checkpoint)["recipe"])
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a process that was killed had half written (`vitgan.replacing`)."""
+    for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        if _TEMPORARY.fullmatch(left.name) is not None:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _lock(file: TextIO, folder: Path) -> None:
