@@ -14,9 +14,11 @@ from PIL import Image
 
 import vitgan
 from vitgan.cli import main
+from vitgan.data.transforms import UnreadableImage
 from vitgan.errors import UserError
 from vitgan.latent import edited, factorised, principal_components, project, read_picture, walk
 from vitgan.latent.interpolation import latent_of
+from vitgan.latent.pictures import picture_of
 from vitgan.latent.projection import distance
 from vitgan.models import Generator, to_uint8
 
@@ -299,3 +301,20 @@ def test_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["runs", str(tmp_path)]) == 0
     assert "There are no runs in" in capsys.readouterr().out
     assert "There is no folder" in refused(main(["runs", str(tmp_path / "none")]))
+
+
+def test_a_picture_damaged_anywhere_is_read_or_refused(tmp_path: Path) -> None:
+    """By its header, too, where Pillow raises almost anything."""
+    rng, refusals = np.random.default_rng(0), 0
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        Image.effect_noise((12, 12), 60).convert("RGB").save(tmp_path / "whole", kind)
+        whole = (tmp_path / "whole").read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            for place in rng.integers(0, min(len(data), 60), 3):
+                data[place] = rng.integers(0, 256)
+            try:
+                assert picture_of(bytes(data), small()).shape == (1, 8, 8)
+            except UnreadableImage:
+                refusals += 1
+    assert refusals > 20

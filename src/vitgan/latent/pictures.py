@@ -31,10 +31,10 @@ def picture_of(data: bytes, generator: Generator) -> Tensor:
     if len(data) > MOST_BYTES:
         raise UnreadableImage(f"it is larger than {MOST_BYTES // 2**20} MiB")
     with quiet_decoding():
-        image = open_image(data)
         try:
+            image = open_image(data)
             return torch.from_numpy(to_pixels(image, generator.resolution, generator.channels))
         except UnreadableImage:
             raise
-        except Exception as error:  # decoders raise almost anything on damaged data
+        except Exception as error:  # damaged data: Pillow raises almost anything, by the header already
             raise UnreadableImage(f"it is damaged ({reason(error)})") from error
