@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sizes import TINY
+from standin_hub import Hub, serving
 
 Command = Callable[..., int]
 
@@ -61,6 +62,14 @@ def no_curves() -> Iterator[None]:
     """A report without its curves, which take longer to draw than a tiny run to train."""
     with mock.patch("vitgan.engine.report.panels", return_value=[]):
         yield
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A stand-in of the Hugging Face Hub, whose command line runs in `tmp_path`."""
+    pytest.importorskip("huggingface_hub")
+    with serving(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """A generator for others: the exported folder and its card, ONNX, torch.export, names, the Hub."""
 
-import base64
 import hashlib
-import http.server
 import json
-import os
-import subprocess
+import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,22 +16,38 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vitgan
+from sizes import TINY
+from standin_hub import Hub
 from vitgan.cli import main
-from vitgan.sharing import find
+from vitgan.engine.recipe import Recipe
+from vitgan.errors import UserError
+from vitgan.models import Generator
+from vitgan.sharing import export_folder, find
+from vitgan.sharing.folder import _last_part
 from vitgan.sharing.onnx import export_onnx, exported_program
 
-Command = Callable[..., int]
 SYSTEMS = [
     *("digits", "digits-a-linear", "digits-b-neurrep", "digits-stylegan2", "digits-biggan-diffaug"),
     "digits-transgan-xl",
 ]
+LABELLED = ["digits", "digits-biggan-diffaug"]  # exported with classes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images seen of thirteen."""
+    folder = tmp_path_factory.mktemp("sharing")
+    images = np.random.default_rng(0).integers(0, 256, (13, 8, 8), dtype=np.uint8)
+    np.save(folder / "images.npy", images)
+    words = ["train", "digits", "--data", str(folder / "images.npy"), "--out", str(folder / "run")]
+    with mock.patch("vitgan.engine.report.panels", return_value=[]):
+        assert main([*words, "--images", "12", "--device", "cpu", "--quiet", *TINY]) == 0
+    return folder
 
 
 @pytest.fixture
-def run(tiny_train: Command, tmp_path: Path, no_curves: None) -> Path:
-    del no_curves
-    assert tiny_train(tmp_path / "run", "--images", "12") == 0
-    return tmp_path / "run"
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained / "run", tmp_path / "run"))
 
 
 @pytest.fixture
@@ -44,11 +56,13 @@ def exported(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "exported"
 
 
-def build(name: str) -> vitgan.models.Generator:  # type: ignore[name-defined]
+def build(name: str, classes: int = 0) -> Generator:
+    """As training makes it: its weights ask for gradients."""
     recipe = vitgan.recipes.get(name)
+    assert isinstance(recipe, Recipe)
     torch.manual_seed(0)
-    generator = recipe.generator.build(resolution=recipe.data.resolution, channels=recipe.data.channels)
-    return generator.eval().requires_grad_(False)
+    sizes = {"resolution": recipe.data.resolution, "channels": recipe.data.channels}
+    return recipe.generator.build(**sizes, classes=classes)
 
 
 def test_an_exported_folder_gives_the_same_images(run: Path, exported: Path) -> None:
@@ -135,6 +149,7 @@ def test_an_export_of_a_newer_version_is_told(exported: Path, refused: Callable)
 def test_torch_export_takes_any_number_of_latents(name: str) -> None:
     generator = build(name)
     program = exported_program(generator)
+    generator.eval()
     for count in (1, 5):
         z = generator.latents(count, seed=count)
         torch.testing.assert_close(program.module()(z), generator(z), rtol=0, atol=1e-5)
@@ -152,7 +167,10 @@ def test_onnx_agrees_with_torch(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert said.err == ""
     model = onnx.load(out)
     assert [(one.domain, one.version) for one in model.opset_import if not one.domain] == [("", 20)]
-    assert {p.key: p.value for p in model.metadata_props}["recipe"] == "digits"
+    facts = {p.key: p.value for p in model.metadata_props}
+    assert facts == {"opset": "20", "recipe": "digits", "images_seen": "12"}
+    assert described(model.graph.input) == {"z": ["batch", 8]}
+    assert described(model.graph.output) == {"images": ["batch", 1, 8, 8]}
     generator = vitgan.load(run)
     session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     for count in (1, 2, 33):
@@ -161,19 +179,40 @@ def test_onnx_agrees_with_torch(run: Path, tmp_path: Path, capsys: pytest.Captur
         assert np.abs(images - generator(z).numpy()).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+def described(values: Any) -> dict[str, list[str | int]]:
+    """Names and shapes of a graph's inputs or outputs."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
+    return {name: [side.dim_param or side.dim_value for side in shape] for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_are_an_input_of_their_own(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    generator, out = build(name, classes=10), tmp_path / "file.onnx"
+    assert export_onnx(generator, out, {}) < 1e-4
+    size = generator.latent_dim
+    assert described(onnx.load(out).graph.input) == {"z": ["batch", size], "labels": ["batch"]}
+    session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    z, labels = generator.latents(1, seed=0).expand(10, -1), torch.arange(10)
+    (images,) = session.run(None, {"z": z.numpy(), "labels": labels.numpy()})
+    with torch.no_grad():
+        assert np.abs(images - generator.eval()(z, labels).numpy()).max() < 1e-4
+    assert np.abs(images[1:] - images[0]).max(axis=(1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in LABELLED])
 def test_every_system_is_exported_to_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     assert export_onnx(build(name), tmp_path / "file.onnx", {}) < 1e-4
 
 
-def test_onnx_that_differs_is_not_written(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
-) -> None:
+def test_onnx_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
     monkeypatch.setattr("vitgan.sharing.onnx.MOST_DIFFERENCE", 0.0)
-    said = refused(main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "a.onnx")]))
-    assert "nothing was written" in said
+    with pytest.raises(UserError, match="more than 0e\\+00: nothing was written"):
+        export_onnx(build("digits-biggan-diffaug"), tmp_path / "a.onnx", {})
     assert list(tmp_path.glob("*.onnx")) == []
 
 
@@ -217,125 +256,62 @@ def test_a_folder_comes_before_a_name_and_a_missing_one_is_no_id(
 # The Hub
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as one repository takes: created, committed to, listed, read."""
-
-    files: dict[str, bytes]
-    repositories: list[str]
-    sha = "0123456789abcdef0123456789abcdef01234567"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != "Bearer hf_mine":
-            self.answer(401, {"error": "Invalid credentials"})
-        elif self.path == "/api/repos/create":
-            asked = json.loads(body)
-            self.repositories.append(f"{asked.get('organization') or 'me'}/{asked['name']}")
-            self.answer(200, {"url": f"http://{self.headers['Host']}/{self.repositories[-1]}"})
-        elif "/preupload/" in self.path:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            ways = [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]
-            self.answer(200, {"files": ways})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            facts = {
-                "success": True,
-                "commitOid": self.sha,
-                "commitUrl": f"http://{self.headers['Host']}/me/digits/commit/{self.sha}",
-            }
-            self.answer(200, facts)
-        else:
-            self.answer(200, {})
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        name = unquote(self.path.rsplit("/", 1)[-1])
-        if self.path.startswith("/api/models/me/digits/tree/"):
-            listed = [
-                {"type": "file", "path": n, "size": len(d), "oid": self.sha} for n, d in self.files.items()
-            ]
-            self.answer(200, listed)
-        elif self.path.startswith("/api/models/me/digits"):
-            siblings = [{"rfilename": name} for name in self.files]
-            self.answer(200, {"id": "me/digits", "sha": self.sha, "siblings": siblings, "private": False})
-        elif self.path.startswith("/me/digits/resolve/") and name in self.files:
-            self.answer(200, self.files[name])
-        else:
-            self.answer(404, {"error": "not found"}, **{"X-Error-Code": "RepoNotFound"})
-
-    def answer(self, code: int, body: Any, **headers: str) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(code)
-        headers |= {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": self.sha}
-        for name, value in (headers | {"Content-Length": str(len(data))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[Callable[..., subprocess.CompletedProcess[str]], type[Hub]]]:
-    """hub(*words, token=…) is `vitgan WORDS` with the stand-in in the place of the Hub."""
-    pytest.importorskip("huggingface_hub")
-    handler = type("Mine", (Hub,), {"files": {}, "repositories": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-
-        def call(*words: object, token: str = "hf_mine") -> subprocess.CompletedProcess[str]:
-            own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token}
-            return subprocess.run(
-                [sys.executable, "-m", "vitgan", *map(str, words)],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-                cwd=tmp_path,
-                env={**os.environ, **own, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-            )
-
-        yield call, handler
-        server.shutdown()
-        thread.join()
-
-
-def test_what_is_pushed_can_be_loaded_by_its_id(
-    hub: tuple[Callable[..., subprocess.CompletedProcess[str]], type[Hub]], run: Path, tmp_path: Path
-) -> None:
-    vitgan_with_hub, server = hub
-    done = vitgan_with_hub("push", run, "me/digits", "--license", "cc0-1.0")
-    assert done.returncode == 0, done.stderr
-    assert 'vitgan.load("me/digits") loads it' in done.stdout
-    assert server.repositories == ["me/digits"]
-    assert {*server.files} == {"config.json", "model.safetensors", "README.md", "samples.png"}
-    assert b'vitgan.load("me/digits")' in server.files["README.md"]
-    done = vitgan_with_hub("sample", "me/digits", "--count", "5", "--seed", "3", "--out", "there.npz")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+def test_what_is_pushed_can_be_loaded_by_its_id(hub: Hub, run: Path, trained: Path, tmp_path: Path) -> None:
+    sample = ["sample", "me/digits", "--count", "5", "--seed", "3", "--out"]
+    pushed, drawn, again, measured = hub.run(
+        ["push", run, "me/digits", "--license", "CC0-1.0"],
+        [*sample, "there.npz"],
+        ["sample", "hf:me/digits", "--out", "again.png"],
+        ["evaluate", "me/digits", "--data", "nowhere"],
+    )
+    assert pushed.code == 0, pushed.err
+    assert 'vitgan.load("me/digits") loads it' in pushed.out
+    files = hub.repositories["me/digits"]
+    assert {*files} == {"config.json", "model.safetensors", "README.md", "samples.png"}
+    assert b'vitgan.load("me/digits")' in files["README.md"]
+    assert b"license: cc0-1.0\n" in files["README.md"]
+    assert not any(str(trained).encode() in content for content in files.values())
+    assert (drawn, again) == ((0, "", ""), (0, "", ""))
     there = np.load(tmp_path / "there.npz")["images"]
     assert np.array_equal(there, vitgan.load(run).sample(5, seed=3).permute(0, 2, 3, 1).numpy())
+    assert hub.downloaded.count("me/digits/model.safetensors") == 1
+    assert "There is no image source 'nowhere'" in measured.err
 
 
-def test_refusals_of_the_hub_are_sentences(
-    hub: tuple[Callable[..., subprocess.CompletedProcess[str]], type[Hub]], run: Path
-) -> None:
-    vitgan_with_hub, _ = hub
-    for words, said in (
-        (("push", run, "me/digits"), "log in with `hf auth login`"),
-        (("push", run, "digits"), "is no id of the Hub: write USER/NAME"),
-        (("sample", "me/other", "--out", "x.png"), "me/other cannot be fetched from the Hub"),
-        (("sample", "hf:me/other", "--out", "x.png"), "check the id and the network"),
-    ):
-        done = vitgan_with_hub(*words, token="hf_wrong")
-        assert done.returncode == 2, done.stdout
-        assert said in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_the_folders_of_the_images_can_be_hidden(run: Path, trained: Path, tmp_path: Path) -> None:
+    scores = {"protocol": {"key": "k", "real": str(trained / "images.npy")}, "metrics": {"fid": 1.0}}
+    (run / "evaluations.jsonl").write_text(json.dumps({"images": 12, **scores}) + "\n")
+    export_folder(run, tmp_path / "mine")
+    assert str(trained) in (tmp_path / "mine" / "config.json").read_text()
+    export_folder(run, tmp_path / "public", hide_folders=True)
+    card, config = ((tmp_path / "public" / name).read_text() for name in ("README.md", "config.json"))
+    assert str(trained) not in card + config
+    assert "| data | images.npy, 13 images" in card
+    assert "| real | images.npy |" in card
+    assert "| fid | 1 |" in card
+    assert torch.equal(vitgan.load(tmp_path / "public").sample(3), vitgan.load(run).sample(3))
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/home/me/faces/", "faces"),
+        ("~/faces.zip", "faces.zip"),
+        (r"C:\Users\me\faces", "faces"),
+        ("wds:/data/me/train-{000..099}.tar", "wds:train-{000..099}.tar"),
+        ("wds:https://host/train.tar", "wds:https://host/train.tar"),
+        ("faces/small", "faces/small"),
+        ("hf:me/faces", "hf:me/faces"),
+        ("digits", "digits"),
+    ],
+)
+def test_only_whole_paths_are_shortened(source: str, shown: str) -> None:
+    assert _last_part(source) == shown
+
+
+def test_without_a_right_token_nothing_is_pushed(hub: Hub, run: Path) -> None:
+    (done,) = hub.run(["push", run, "me/digits"], token="hf_wrong")
+    assert done.code == 2
+    assert "log in with `hf auth login`" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert hub.repositories == {}

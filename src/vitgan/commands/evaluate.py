@@ -40,7 +40,9 @@ class Compared(NamedTuple):
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "run", metavar="RUN", help="a run folder, a checkpoint, or a folder, .zip, .npy, .npz of images"
+        "run",
+        metavar="RUN",
+        help="as for sample; or a folder, .zip, .npy or .npz of images",
     )
     parser.add_argument("--data", metavar="SOURCE", help="the real images (what the run was trained on)")
     parser.add_argument(
@@ -114,14 +116,15 @@ def _evaluate(options: argparse.Namespace, metrics: "tuple[str, ...] | None") ->
 
 def _open(options: argparse.Namespace) -> Compared:
     from vitgan.engine.folder import is_run
+    from vitgan.sharing.names import find
 
-    path = Path(options.run).expanduser()
+    path = find(options.run)
     if is_run(path):
         return _open_run(path, options)
     if not path.exists():
         raise UserError(
-            f"There is no {options.run}: pass a run folder, a checkpoint, or a folder, .zip, .npy or .npz of "
-            "generated images."
+            f"There is no {options.run}: pass a run folder, a checkpoint, `digits`, an id of the Hub, or a "
+            "folder, .zip, .npy or .npz of generated images."
         )
     if options.data is None:
         raise UserError(

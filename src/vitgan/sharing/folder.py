@@ -1,7 +1,8 @@
 """A run's generator as a folder that stands on its own: weights, configuration, card and samples."""
 
 import json
-from pathlib import Path
+import re
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from vitgan.engine.description import OPTIONAL
@@ -28,13 +29,16 @@ def export_folder(
     license_id: str = "other",
     evaluation: Path | None = None,
     place: str | None = None,
+    hide_folders: bool = False,
 ) -> None:
     """Write the averaged generator of `run` to the folder `out`: `vitgan.load(out)` gives the same images.
 
     `evaluation` is a file of `vitgan evaluate --json`; without it the run's own last one of this checkpoint
-    is taken. `place` is what the card tells to load, `out` by default. Raises UserError where `run` has no
-    generator, `out` is something else already, or the file is not what it should be.
+    is taken. `place` is what the card tells to load, `out` by default. With `hide_folders` the path of the
+    images is written without the folders that lead there. Raises UserError where `run` has no generator,
+    `out` is something else already, or the file or the licence is not what it should be.
     """
+    license_id = check_license(license_id)
     folder = find(run)
     generator = load_generator(folder)
     tensors, description = read_run(folder)
@@ -42,6 +46,8 @@ def export_folder(
     measured = _own_evaluation(folder, description) if evaluation is None else read_evaluation(evaluation)
     if measured is not None:
         description = description | {"evaluation": measured}
+    if hide_folders:
+        description = _without_folders(description)
     out.mkdir(parents=True, exist_ok=True)
     write_exported(out, tensors, description)
     save_png(out / SAMPLES, grid(generator.sample(COUNT, seed=0)))
@@ -50,6 +56,13 @@ def export_folder(
     text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
     with replacing(out / CARD) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def check_license(license_id: str) -> str:
+    """In the letters of the Hub's ids. Raises UserError where it is none: it goes into the card's header."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license_id) is None:
+        raise UserError(f"{license_id!r} is no id of a licence: write one as cc-by-4.0 with --license.")
+    return license_id.lower()
 
 
 def check_out(out: Path) -> None:
@@ -70,6 +83,27 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     if not OPTIONAL["evaluation"](found):
         raise UserError(f"{path} holds no protocol and metrics: pass a file of `vitgan evaluate --json`.")
     return {"protocol": found["protocol"], "metrics": found["metrics"]}
+
+
+def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
+    """The description, its images named by the last part of their path alone."""
+    recipe = description["recipe"]
+    data = recipe["data"] | {"source": _last_part(recipe["data"]["source"])}
+    changed = description | {"recipe": recipe | {"data": data}}
+    if (evaluation := description.get("evaluation")) is not None:
+        protocol = evaluation["protocol"]
+        real = {"real": _last_part(protocol["real"])} if isinstance(protocol.get("real"), str) else {}
+        changed["evaluation"] = evaluation | {"protocol": protocol | real}
+    return changed
+
+
+def _last_part(source: str) -> str:
+    """The name of a file or folder given by its whole path or from the home; any other source as it is."""
+    scheme = "wds:" if source.startswith("wds:") else ""
+    path = source.removeprefix(scheme)
+    if not (path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()):
+        return source
+    return scheme + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def _own_evaluation(folder: Path, description: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """A generator as an ONNX file: z (B, Z) [, labels (B,)] -> images (B, C, R, R) in [-1, 1], any B."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -31,7 +32,8 @@ class _Whole(nn.Module):
 
 
 def exported_program(generator: Generator) -> torch.export.ExportedProgram:
-    """The generator by torch.export, of any number of latents."""
+    """The generator by torch.export, in eval mode, of any number of latents up to MOST_BATCH."""
+    generator = _frozen(generator)
     count = torch.export.Dim("batch", min=1, max=MOST_BATCH)
     inputs: tuple[Tensor, ...] = (generator.latents(3, seed=0),)
     shapes: dict[str, Any] = {"z": {0: count}}
@@ -40,17 +42,31 @@ def exported_program(generator: Generator) -> torch.export.ExportedProgram:
     return torch.export.export(_Whole(generator), inputs, dynamic_shapes=shapes)
 
 
-def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float:
-    """Write the file, with `facts` in its metadata; the largest difference from torch's images.
+def _frozen(generator: Generator) -> Generator:
+    """A copy: the exporter does not take the attention of TransGAN where a weight asks for a gradient."""
+    return copy.deepcopy(generator).eval().requires_grad_(False)
 
-    Raises UserError where a library is missing, or onnxruntime's images differ by more than 1e-4.
+
+def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float:
+    """Write the file, with `facts` and the opset in its metadata; the largest difference from torch's images.
+
+    The file's inputs are z (batch, Z) and, with classes, labels (batch,); its output is images
+    (batch, C, R, R). Raises UserError where a library is missing, or onnxruntime's images differ by more than
+    1e-4.
     """
     onnx, runtime = _libraries()
     if out.is_dir():
         raise UserError(f"{out} is a folder: give a file with --out, as generator.onnx.")
+    generator = _frozen(generator)
+    names = ("z", "labels") if generator.classes else ("z",)
     with _quiet():
         program = torch.onnx.export(
-            exported_program(generator), dynamo=True, opset_version=OPSET, verbose=False
+            exported_program(generator),
+            dynamo=True,
+            opset_version=OPSET,
+            output_names=["images"],
+            dynamic_shapes={name: {0: "batch"} for name in names},  # is dynamic already: this names it
+            verbose=False,
         )
     assert program is not None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +74,7 @@ def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float
         with _quiet():
             program.save(temporary)
         model = onnx.load(temporary)
-        onnx.helper.set_model_props(model, facts)
+        onnx.helper.set_model_props(model, {"opset": str(OPSET), **facts})
         onnx.save(model, temporary)
         found = difference(generator, temporary, runtime)
         if not found <= MOST_DIFFERENCE:
