@@ -180,6 +180,9 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     class Generator:
         classes = 0
 
+        def to(self, _: Any) -> "Generator":
+            return self
+
         def sample(self, count: int, **_: Any) -> torch.Tensor:
             reached.append("sample")
             return torch.zeros(min(count, 2), 1, 8, 8, dtype=torch.uint8)
@@ -203,7 +206,7 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.latent.walk": does("walk", torch.zeros(2, 1, 8, 8, dtype=torch.uint8)),
         "vitgan.latent.save_frames": does("save", None),
         "vitgan.latent.read_picture": does("read", None),
-        "vitgan.latent.project": does("project", SimpleNamespace(losses=[1.0])),
+        "vitgan.latent.project": does("project", SimpleNamespace(losses=[1.0], difference=1.0)),
         "vitgan.commands.project._write": does("write", None),
         "vitgan.latent.strips.write_directions": does("directions", []),
         "vitgan.sharing.export_folder": does("export", None),

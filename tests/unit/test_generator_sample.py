@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import vitgan
 from vitgan.cli import main
@@ -49,6 +50,21 @@ def test_a_finer_grid_goes_through_the_same_pixels(combine: Combine):
     assert torch.equal(model.sample(4, seed=2, scale=3, batch=1), fine)
     between = fine.float()[:, :, 2:-1:3, 1::3]  # between two pixels of a column
     assert (between - (plain[:, :, :-1].float() + plain[:, :, 1:]) / 2).abs().max() > 0
+
+
+def test_where_the_patches_are_smooth_a_finer_image_averages_down_to_the_sample():
+    smooth = generator(implicit_bandwidth=0.02, omega_0=1.0)
+    rough = generator(implicit_bandwidth=2.0)
+    distances = []
+    for model in (smooth, rough):
+        plain, fine = model.sample(16, seed=2), model.sample(16, seed=2, scale=2)
+        distances.append((F.avg_pool2d(fine.float(), 2) - plain.float()).abs().mean().item())
+    assert distances[0] < 1 < 5 * distances[0] + 1 < distances[1]  # of 255
+
+
+def test_scale_one_is_the_sample_itself():
+    model = generator()
+    assert torch.equal(model.sample(4, seed=2, scale=1), model.sample(4, seed=2))
 
 
 def test_other_outputs_have_no_finer_grid():

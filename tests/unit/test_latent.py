@@ -55,6 +55,16 @@ def test_a_walk_begins_ends_and_turns_at_its_seeds() -> None:
     assert len({frame.numpy().tobytes() for frame in frames}) == 9
 
 
+def test_made_one_at_a_time_the_images_at_the_seeds_are_those_of_sample_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vitgan.latent.interpolation.BATCH", 1)
+    generator = small()
+    frames = walk(generator, [3, 1, 4], 9)
+    for place, seed in ((0, 3), (4, 1), (8, 4)):
+        assert torch.equal(frames[place], generator.sample(1, seed=seed)[0])
+
+
 def test_a_walk_does_not_depend_on_how_many_frames_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = small()
     whole = walk(generator, [0, 1], 11)
@@ -72,13 +82,13 @@ def test_classes_are_asked_for_where_there_are_some() -> None:
         walk(small(), [0, 1], 3, label=0)
 
 
-@pytest.mark.parametrize(("suffix", "count"), [(".png", 1), (".gif", 7)])
+@pytest.mark.parametrize(("suffix", "count"), [(".png", 1), (".PNG", 1), (".gif", 7)])
 def test_a_walk_as_a_strip_and_as_a_gif(suffix: str, count: int, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / f"walk{suffix}"
     assert main(["interpolate", str(run), "--seeds", "1", "2", "--frames", "7", "--out", str(out)]) == 0
     with Image.open(out) as picture:
         assert getattr(picture, "n_frames", 1) == count
-        assert picture.size == ((2 + 7 * 50, 2 + 50) if suffix == ".png" else (48, 48))
+        assert picture.size == ((2 + 7 * 50, 2 + 50) if count == 1 else (48, 48))
 
 
 def test_a_walk_as_a_film(run: Path, tmp_path: Path) -> None:
@@ -140,6 +150,20 @@ def test_principal_components_are_those_of_w(name: str) -> None:
     assert sum(direction.share for direction in found) <= 1
 
 
+def test_a_w_that_is_the_same_in_every_layer_is_decomposed_once_to_the_same_end() -> None:
+    generator = build("digits-stylegan2")
+    with torch.no_grad():
+        w = generator.mapping(generator.latents(4096, seed=0), None)
+    assert w.shape[1] > 1
+    flat = w.flatten(1).double()
+    _, sigma, vectors = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    for k, direction in enumerate(principal_components(generator, 3)):
+        assert direction.vector.shape == w.shape[1:]
+        assert direction.deviation == pytest.approx(sigma[k].item() / 4095**0.5, rel=1e-4)
+        assert direction.share == pytest.approx((sigma[k] ** 2 / sigma.square().sum()).item(), rel=1e-4)
+        assert (direction.vector.flatten().double() @ vectors[k]).abs().item() == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["digits", "digits-stylegan2"])
 def test_factorised_directions_move_the_modulations_most(name: str) -> None:
     generator = build(name)
@@ -153,6 +177,7 @@ def test_factorised_directions_move_the_modulations_most(name: str) -> None:
 
     responses = [response(direction.vector) for direction in found]
     assert responses == sorted(responses, reverse=True)
+    assert responses[0] == pytest.approx(torch.linalg.matrix_norm(weights, 2).item(), rel=1e-4)
     random = [response(torch.randn(width)) for _ in range(50)]
     assert responses[0] > max(random)
     assert all(direction.vector.norm().item() == pytest.approx(1, abs=1e-4) for direction in found)
@@ -216,6 +241,28 @@ def test_a_search_tells_how_far_it_is_and_can_be_ended() -> None:
     assert told == [(1, 20), (2, 20), (3, 20), (4, 20)]
     assert len(found.losses) == 4
     assert found.image.shape == (1, 1, 8, 8)
+
+
+def test_what_is_found_is_the_nearest_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitgan.latent.projection.LEARNING_RATE", 3.0)  # so much that it jumps about
+    generator = small()
+    picture = generator.sample(1, seed=5)[0]
+    found = project(generator, picture, steps=30)
+    assert found.losses[-1] > min(found.losses) == found.difference
+    target = picture.float().unsqueeze(0) / 127.5 - 1
+    assert distance(found.image, target).item() == pytest.approx(found.difference, rel=1e-4)
+    with torch.no_grad():
+        again = distance(generator.synthesise(found.w), target).item()
+    assert again == pytest.approx(found.difference, rel=1e-3)
+
+
+def test_a_search_is_a_function_of_its_seed() -> None:
+    generator = small()
+    picture = generator.sample(1, seed=5)[0]
+    first, same, other = (project(generator, picture, steps=3, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.w, same.w)
+    assert first.losses == same.losses
+    assert not torch.equal(first.w, other.w)
 
 
 def test_the_command_writes_both_pictures(run: Path, tmp_path: Path, capsys) -> None:

@@ -20,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reach", type=float, default=3.0, metavar="D", help="standard deviations (3)")
     parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
     parser.add_argument("--out", type=Path, metavar="DIR", help="(RUN/directions)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,14 +32,16 @@ def run(options: argparse.Namespace) -> int:
     if not 0 <= options.seed < 2**63:
         raise UserError("--seed must be at least 0, and less than 2^63.")
     from vitgan import load
+    from vitgan.engine.train import choose_device
     from vitgan.latent.strips import write_directions
     from vitgan.sharing import find
 
+    device = choose_device(options.device)
     folder = find(options.run)
     own = options.out is None and folder != Path(options.run).expanduser()  # of the package or the Hub
     out = options.out or (Path("directions") if own else folder / "directions")
     chosen = {name: getattr(options, name) for name in ("count", "seed", "reach", "label")}
-    written = write_directions(load(options.run), out, **chosen)
+    written = write_directions(load(options.run).to(device), out, **chosen)
     for path in written:
         print(f"Wrote {path}")
     return 0

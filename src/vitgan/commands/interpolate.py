@@ -20,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=int, default=25, metavar="F", help="frames a second (25)")
     parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help=".png, .gif or .mp4")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,11 +32,15 @@ def run(options: argparse.Namespace) -> int:
     if any(not 0 <= seed < 2**63 for seed in options.seeds):
         raise UserError("--seeds must be at least 0, and less than 2^63.")
     from vitgan import load
+    from vitgan.engine.train import choose_device
     from vitgan.latent import save_frames, walk
     from vitgan.latent.frames import check_path
 
     check_path(options.out)
-    frames = walk(load(options.run), options.seeds, options.frames, label=options.label)
+    device = choose_device(options.device)
+    generator = load(options.run).to(device)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    frames = walk(generator, options.seeds, options.frames, label=options.label)
     save_frames(options.out, frames, fps=options.fps)
     print(f"Wrote {options.out}: {len(frames)} frames.")
     return 0

@@ -18,8 +18,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
     parser.add_argument("image", metavar="IMAGE", type=Path, help="any picture; its centre square is used")
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the search (300)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the latents it begins from (0)")
     parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for what is found")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -27,19 +29,27 @@ def run(options: argparse.Namespace) -> int:
     """Does it; returns the exit code."""
     if not 1 <= options.steps <= 100_000:
         raise UserError(f"--steps must be from 1 to 100,000, not {options.steps}.")
+    if not 0 <= options.seed < 2**63:
+        raise UserError("--seed must be at least 0, and less than 2^63.")
     if options.out.is_file():
         raise UserError(f"{options.out} is a file: give a folder with --out.")
     from vitgan import load
+    from vitgan.engine.train import choose_device
     from vitgan.latent import project, read_picture
     from vitgan.latent.interpolation import label_of
 
-    generator = load(options.run)
+    device = choose_device(options.device)
+    generator = load(options.run).to(device)
     picture, label = read_picture(options.image, generator), label_of(generator, options.label)
+    options.out.mkdir(parents=True, exist_ok=True)
     shown = None if options.quiet or not sys.stderr.isatty() else _show
-    found = project(generator, picture, steps=options.steps, label=label, progress=shown)
+    search = {"steps": options.steps, "label": label, "seed": options.seed, "progress": shown}
+    found = project(generator, picture, **search)
     _write(options.out, picture, found)
-    start, end = found.losses[0], min(found.losses)
-    print(f"Wrote {options.out}: mean squared difference {end:.4g}, {start:.4g} at the start.")
+    print(
+        f"Wrote {options.out}: mean squared difference {found.difference:.4g}, "
+        f"{found.losses[0]:.4g} at the start."
+    )
     return 0
 
 
@@ -59,7 +69,6 @@ def _write(out: Path, picture, found) -> None:
     from vitgan.replacing import replacing
 
     image = to_uint8(found.image).cpu()
-    out.mkdir(parents=True, exist_ok=True)
     save_png(out / "both.png", grid(torch.cat((picture.unsqueeze(0), image)), columns=2))
     save_png(out / "found.png", grid(image))
     with replacing(out / "w.npy") as temporary, temporary.open("wb") as file:

@@ -37,4 +37,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _text(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)
+    """On one line, whatever characters a recipe or a folder's name has."""
+    if value is None:
+        return "-"
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return "".join(one if one.isprintable() else "?" for one in text)

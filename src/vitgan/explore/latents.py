@@ -189,7 +189,7 @@ def picture_tab(shelf: Shelf, run: gr.Dropdown, found: gr.State) -> None:
         for now in searching(generator, picture_of(data, generator), steps=int(steps), label=label):
             done = len(now.losses)
             if done % SHOWN_EVERY == 0 or done in (1, int(steps)):
-                text = f"{done} of {int(steps)}: {now.losses[0]:.4f} at the start, {now.losses[-1]:.4f} now"
+                text = f"{done} of {int(steps)}: {now.losses[0]:.4f} at the start, {now.difference:.4f} now"
                 yield picture(to_uint8(now.image)[0]), text, (name, now.w)
 
     file.change(told(crop), [run, file], original, **QUICK)

@@ -24,9 +24,10 @@ def save_frames(path: Path, images: Tensor, *, fps: int = 25) -> None:
     """
     check_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".png":
+    suffix = path.suffix.lower()
+    if suffix == ".png":
         save_png(path, grid(images, columns=min(STRIP, len(images))))
-    elif path.suffix == ".gif":
+    elif suffix == ".gif":
         _save_gif(path, [Image.fromarray(frame) for frame in _frames(images)], fps)
     else:
         _save_film(path, _frames(images), fps)
@@ -34,11 +35,12 @@ def save_frames(path: Path, images: Tensor, *, fps: int = 25) -> None:
 
 def check_path(path: Path) -> None:
     """Raise UserError where no file of frames can have this name, or its writer is missing."""
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UserError(f"{path} must end in .png (a film strip), .gif or .mp4.")
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file with --out.")
-    if path.suffix == ".mp4":
+    if suffix == ".mp4":
         _writer()
 
 
@@ -72,9 +74,11 @@ def _save_film(path: Path, frames: np.ndarray, fps: int) -> None:
             writer.send(None)
             for frame in frames:
                 writer.send(np.ascontiguousarray(frame))
+            writer.close()
+            film.replace(temporary)
         finally:
             writer.close()
-        film.replace(temporary)
+            film.unlink(missing_ok=True)
 
 
 def _writer():
