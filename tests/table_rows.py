@@ -71,7 +71,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every table made of these rows."""
     module = ModuleType("vitgan.tables.rows")
     protocols = {"cifar10": "50k fakes against the 50k training images.", "lsun-bedroom": "50k against all."}
-    tables = {"architectures": "Architectures", "discriminator": "Discriminators"}
+    tables = {"architectures": "Architectures", "generator": "Generators", "discriminator": "Discriminators"}
     module.__dict__.update(rows=rows, TABLES=tables, PRINTED_PROTOCOL=protocols)
     monkeypatch.setitem(sys.modules, "vitgan.tables.rows", module)
 

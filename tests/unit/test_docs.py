@@ -1,35 +1,26 @@
-"""README and docs: their commands are of the command line, their links lead somewhere."""
+"""README and docs: their commands are of the command line, their links lead somewhere.
+
+That they run: smoke/test_docs_run.py.
+"""
 
 import argparse
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from docs_pages import PAGES, ROOT, commands, extras, scripts
 from vitgan import recipes
 from vitgan.cli import _split, build_parser
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the docs are not part of this copy")
-
-
-def commands(page: Path) -> Iterator[str]:
-    """Every line of code that begins with `vitgan`, or with torchrun and has it, continued lines joined."""
-    text = page.read_text("utf-8").replace("\\\n", " ")
-    fenced = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S)
-    indented = re.findall(r"^ {4}(\S.*)$", text, re.M)
-    for line in [line for block in fenced for line in block.splitlines()] + indented:
-        match = re.match(r"\s*(?:.*-m )?(vitgan [a-z].*)", line)
-        if match is not None and not re.search(r"…|\[--", line):  # neither cut short nor a synopsis
-            yield match[1].removesuffix("' &")
-
-
 COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
+SCRIPTS = sorted({line for page in PAGES for line in scripts(page)})
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the docs are not part of this copy")
 
 
 def settings_of(value: Any, where: str = "") -> Iterator[str]:
@@ -63,24 +54,17 @@ def test_a_command_of_the_docs_is_one(page: str, line: str) -> None:
         assert [flag for flag in flags if flag not in known and not flag.startswith(chosen)] == []
 
 
-PYTHON = [
-    (page.name, code)
-    for page in PAGES
-    for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
-]
+@pytest.mark.parametrize("line", SCRIPTS)
+def test_a_script_of_the_docs_is_there_and_knows_its_flags(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    text = (ROOT / words[1]).read_text("utf-8")
+    assert [word for word in words[2:] if word.startswith("--") and f'"{word}"' not in text] == []
 
 
-@pytest.fixture
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize(("page", "code"), PYTHON)
-def test_python_of_the_docs_runs(
-    page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, page, "exec"), {})
+def test_what_the_docs_say_to_install_is_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = {extra for page in PAGES for extra in extras(page)}
+    assert {"explore", "export", "hub", "video"} <= named <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
