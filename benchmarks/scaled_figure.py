@@ -32,6 +32,7 @@ def main() -> None:
     repeated = plain.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     smooth = F.interpolate(plain.float(), scale_factor=scale, mode="bicubic", align_corners=False)
     smooth = smooth.round().clamp(0, 255).to(torch.uint8)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_png(options.out, grid(torch.cat((repeated, smooth, rendered)), columns=options.count))
     for name, images in (("bicubic", smooth), ("rendered", rendered)):
         print(f"{name}: {difference(images, plain):.1f} from the samples when averaged down")

@@ -17,9 +17,9 @@ def code(page: Path) -> Iterator[str]:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every line that begins with `vitgan`, or with torchrun and has it."""
+    """Every line that begins with `vitgan`, or runs it by its path or with torchrun."""
     for line in code(page):
-        match = re.match(r"\s*(?:.*-m )?(vitgan [a-z].*)", line)
+        match = re.match(r"\s*(?:.*(?:-m |/bin/))?(vitgan [a-z].*)", line)
         if match is not None and not re.search(r"…|\[--", line):  # neither cut short nor a synopsis
             yield match[1].removesuffix("' &")
 

@@ -7,6 +7,7 @@ of `sizes.TINY`, a few images, a few steps. The Hub, and what is downloaded, hav
 import contextlib
 import json
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -27,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 import table_rows
-from docs_pages import PAGES, commands, python
+from docs_pages import PAGES, ROOT, commands, python, scripts
 from sizes import TINY
 from standin_hub import Hub
 from vitgan.bench import memory
@@ -67,7 +68,7 @@ def inception(_path: Path, opening: features.Opening, *, official: bool) -> feat
     return features.FidelityExtractor("inception", Inception(), "00", chosen, opening)
 
 
-def pictures(side: int, count: int = 24) -> np.ndarray:
+def pictures(side: int, count: int = 40) -> np.ndarray:
     noise = np.random.default_rng(side).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return noise // 2 + np.linspace(0, 127, count, dtype=np.uint8)[:, None, None, None]
 
@@ -116,6 +117,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         assert main(["train", recipe, *words, *TINY, "--quiet"]) == 0
     shutil.copytree(place / "runs/digits", place / "RUN")
+    shutil.copytree(place / "runs/cifar10", place / "runs/cifar10-small")
     return place
 
 
@@ -127,7 +129,7 @@ def place(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("VITGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(features, "_official_weights", lambda _quiet: tmp_path / "weights.pth")
     monkeypatch.setattr(features, "_open_inception", inception)
-    cifar10 = SimpleNamespace(data=pictures(32), targets=[0, 1] * 12, classes=["left", "right"])
+    cifar10 = SimpleNamespace(data=pictures(32), targets=[0, 1] * 20, classes=["left", "right"])
     monkeypatch.setattr("vitgan.data.sources._download", lambda *_: cifar10)
     monkeypatch.setattr(Sizes, "of", staticmethod(lambda device: SMALL))  # noqa: ARG005
     monkeypatch.setattr(memory, "memory_of", lambda recipe, *, data, device: steps_here(recipe, data, device))
@@ -176,7 +178,8 @@ class Reader:
 
     def make_room(self, words: list[str]) -> None:
         """For a run that the page itself begins, where there is one for the other pages."""
-        named = Path(words[words.index("--out") + 1]) if "--out" in words else Path("runs") / words[1]
+        recipe = words[1] if words[1:] else "digits"
+        named = Path(words[words.index("--out") + 1]) if "--out" in words else Path("runs") / recipe
         if named in self.stocked:
             self.stocked.remove(named)
             shutil.rmtree(named)
@@ -212,12 +215,14 @@ def content(address: str) -> bytes:
 
 
 WITH_COMMANDS = [page for page in PAGES if any(commands(page))]
+FIGURES = sorted({line for page in PAGES for line in scripts(page) if "_figure" in line})
 WITH_PYTHON = [(page.name, text) for page in PAGES for text in python(page)]
 
 
 def test_pages_with_commands_and_python_are_found() -> None:
     names = {"README.md", "own-images.md", "explore.md", "scale.md", "metrics.md", "reproduce.md"}
     assert names <= {page.name for page in WITH_COMMANDS}
+    assert len(FIGURES) == 3
     assert {"README.md", "explore.md", "metrics.md"} <= {name for name, _ in WITH_PYTHON}
 
 
@@ -227,6 +232,15 @@ def test_the_commands_of_a_page_run(page: Path, place: Path, hub: Hub) -> None:
     for line in commands(page):
         print("+", line)
         reader.type(line)
+
+
+@pytest.mark.parametrize("line", FIGURES)
+def test_the_scripts_of_figures_run(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(line)[1:]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    out = place / words[words.index("--out") + 1]
+    assert out.is_file() or len(list(out.glob("*.png"))) == 4
 
 
 @pytest.mark.parametrize(("page", "text"), WITH_PYTHON)
