@@ -108,7 +108,7 @@ def test_runs_that_are_half_written_are_listed_with_what_is_known(
         "noise/recipe.json": bytes(range(256)),
         "file-for-folder/checkpoints": b"",
         "beat/recipe.json": b'{"name": "digits", "data": 3}',
-        "beat/heartbeat.json": b'{"images": "many", "state": "training", "time": 5}',
+        "beat/heartbeat.json": b'{"images": true, "state": "training", "time": 5}',
         "best/recipe.json": b"{",
         "best/best/000000000008/checkpoint.json": b'{"evaluation": ',
         "samples/recipe.json": b'{"name": 5}',

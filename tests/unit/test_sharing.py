@@ -94,6 +94,8 @@ def test_an_exported_folder_can_be_exported_and_measured_again(exported: Path, t
     card = (tmp_path / "scored" / "README.md").read_text()
     assert "classifier_frechet_distance" in card
     assert "license: cc0-1.0" in card
+    assert main(["export", str(tmp_path / "scored"), "--out", str(tmp_path / "kept")]) == 0
+    assert "license: cc0-1.0" in (tmp_path / "kept" / "README.md").read_text()
 
 
 def test_the_card_says_what_it_is_and_how_to_load_it(exported: Path) -> None:
@@ -109,6 +111,13 @@ def test_the_card_says_what_it_is_and_how_to_load_it(exported: Path) -> None:
     assert found["images"].shape == (16, 1, 8, 8)
     with Image.open(exported / "samples.png") as picture:
         assert picture.size == (2 + 8 * 50, 2 + 8 * 50)
+
+
+def test_an_export_of_the_packages_digits_keeps_its_licence_and_names_the_images(tmp_path: Path) -> None:
+    assert main(["export", "digits", "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: mit" in card
+    assert "Optical Recognition of Handwritten Digits" in card
 
 
 def test_a_folder_with_other_files_is_left_alone(run: Path, tmp_path: Path, refused: Callable) -> None:

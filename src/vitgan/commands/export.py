@@ -25,7 +25,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="a new folder, or a file")
     parser.add_argument(
-        "--license", default="other", metavar="ID", help="of the weights, for the card, as cc-by-4.0"
+        "--license",
+        metavar="ID",
+        help="of the weights, for the card, as cc-by-4.0 (an export's own, or other)",
     )
     parser.add_argument(
         "--evaluation",

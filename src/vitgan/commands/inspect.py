@@ -39,9 +39,10 @@ def run(options: argparse.Namespace) -> int:
     from vitgan.diagnostics import inspect_run
     from vitgan.diagnostics.tables import table
     from vitgan.engine.train import choose_device
+    from vitgan.sharing import find
 
     result = inspect_run(
-        options.run,
+        find(options.run),
         data=options.data,
         count=options.count,
         seed=options.seed,

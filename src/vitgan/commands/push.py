@@ -14,7 +14,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("identity", metavar="ID", help="USER/NAME on the Hub")
     parser.add_argument("--private", action="store_true", help="if it is new, for nobody else to see")
     parser.add_argument(
-        "--license", default="other", metavar="ID", help="of the weights, for the card, as cc-by-4.0"
+        "--license",
+        metavar="ID",
+        help="of the weights, for the card, as cc-by-4.0 (an export's own, or other)",
     )
 
 

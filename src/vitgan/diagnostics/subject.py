@@ -18,7 +18,7 @@ from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import build_networks
 from vitgan.errors import UserError
 from vitgan.models import Generator
-from vitgan.weights import within
+from vitgan.weights import load_weights, within
 
 BATCH = 16  # images of one pass
 
@@ -49,10 +49,14 @@ def load_subject(
 ) -> Subject:
     """The subject of a run folder or a checkpoint's folder, with `count` images a kind, drawn by the seed.
 
-    data: another source of real images than the run's. Raises UserError where there is no whole checkpoint,
-    its weights are not finite, or the source lacks images.
+    data: another source of real images than the run's. Raises UserError where there is no whole checkpoint
+    of both networks, its weights are not finite, or the source lacks images.
     """
     tensors, description = read_checkpoint(run)
+    if not any(name.startswith("discriminator.") for name in tensors):
+        raise UserError(
+            f"{run} is a generator alone, exported without the discriminator: pass the folder of its run."
+        )
     recipe = Recipe.from_dict(description["recipe"])
     images = _open(recipe, data, count, description["classes"])
     _check_group(recipe, count)
@@ -112,27 +116,14 @@ def _networks(recipe: Recipe, images: ImageSet, tensors: dict[str, Tensor], run:
     """The four networks, by their fields in Subject."""
     at_start = within(tensors, lambda: build_networks(recipe, images), run)
     generator, discriminator = copy.deepcopy(at_start)
-    _load(generator, tensors, "average", run)
-    _load(discriminator, tensors, "discriminator", run)
+    load_weights(generator, tensors, "average", run)
+    load_weights(discriminator, tensors, "discriminator", run)
     return {
         "generator": generator,
         "discriminator": discriminator,
         "generator_at_start": at_start[0],
         "discriminator_at_start": at_start[1],
     }
-
-
-def _load(network: nn.Module, tensors: dict[str, Tensor], part: str, run: Path) -> None:
-    weights = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
-    if any(not torch.isfinite(t).all() for t in weights.values()):
-        raise UserError(
-            f"The {part} in {run} has weights that are not finite: inspect an earlier checkpoint."
-        )
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip().rstrip(".")
-        raise UserError(f"The weights in {run} do not fit its recipe: {reason}.") from error
 
 
 def _real(images: ImageSet, count: int, seed: int) -> tuple[Tensor, Tensor | None]:

@@ -75,6 +75,7 @@ OPTIONAL: dict[str, Test] = {
     "class_names": each(text),
     "held_out": fields(images=whole_number(0), accuracy=number),
     "image_shape": each(whole_number(1)),
+    "license": text,
     "evaluation": fields(protocol=fields(key=text), metrics=every(number)),
 }
 

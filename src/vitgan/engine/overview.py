@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitgan.engine.checkpoint import checkpoints
+from vitgan.engine.description import whole_number
 from vitgan.engine.evaluation import best_evaluation
 from vitgan.engine.folder import RECIPE, is_run
 from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
@@ -40,7 +41,7 @@ def facts(run: Path) -> dict[str, Any]:
         "run": run.name,
         "recipe": _text(recipe.get("name")),
         "data": _text(data.get("source")) if isinstance(data, dict) else None,
-        "images": beat["images"] if isinstance(beat.get("images"), int) else max(saved, default=None),
+        "images": beat["images"] if whole_number(0)(beat.get("images")) else max(saved, default=None),
         "score": _score(run),
         "last sample": str(pictures[-1].relative_to(run)) if pictures else None,
         "state": _state(beat),

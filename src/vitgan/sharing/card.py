@@ -5,6 +5,18 @@ from typing import Any
 from vitgan.engine.recipe import Recipe
 from vitgan.models import Generator
 
+CREDITS = {  # of the images, by their source
+    "digits": (
+        'The images are the UCI Machine Learning Repository\'s "Optical Recognition of Handwritten Digits" '
+        "(E. Alpaydin, C. Kaynak, CC BY 4.0), as scikit-learn bundles them."
+    ),
+    "cifar10": (
+        "The images are CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."
+    ),
+    "celeba": (
+        "The images are CelebA (Z. Liu et al., arXiv 1411.7766), which is for non-commercial research alone."
+    ),
+}
 PROTOCOL = ("features", "real", "reals", "fakes", "resize", "torch_fidelity", "key")
 
 
@@ -26,7 +38,7 @@ def model_card(
         "## Load\n\n" + _load(generator, place),
         "## Training\n\n" + _table(_training(recipe, description, generator)),
         "## Measured\n\n" + _measured(description.get("evaluation")),
-        "## Licence\n\n" + _licence(license_id),
+        "## Licence\n\n" + _licence(license_id, recipe.data.source),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -65,10 +77,12 @@ def _measured(evaluation: dict[str, Any] | None) -> str:
     return f"{_table(numbers)}\n\nProtocol:\n\n{_table(facts)}"
 
 
-def _licence(license_id: str) -> str:
-    if license_id != "other":
-        return f"{license_id}, of the weights. That of the images they were trained on may ask for more."
-    return "None was named for the weights; that of the images that they were trained on applies."
+def _licence(license_id: str, source: str) -> str:
+    if license_id == "other":
+        said = "None was named for the weights; that of the images that they were trained on applies."
+    else:
+        said = f"{license_id}, of the weights. That of the images they were trained on may ask for more."
+    return f"{said}\n\n{CREDITS[source]}" if source in CREDITS else said
 
 
 def _table(rows: dict[str, str]) -> str:

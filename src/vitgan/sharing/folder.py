@@ -26,23 +26,25 @@ def export_folder(
     run: str | Path,
     out: Path,
     *,
-    license_id: str = "other",
+    license_id: str | None = None,
     evaluation: Path | None = None,
     place: str | None = None,
     hide_folders: bool = False,
 ) -> None:
     """Write the averaged generator of `run` to the folder `out`: `vitgan.load(out)` gives the same images.
 
+    `license_id` is the weights', by default that with which `run` was exported before, or "other".
     `evaluation` is a file of `vitgan evaluate --json`; without it the run's own last one of this checkpoint
     is taken. `place` is what the card tells to load, `out` by default. With `hide_folders` the path of the
     images is written without the folders that lead there. Raises UserError where `run` has no generator,
     `out` is something else already, or the file or the licence is not what it should be.
     """
-    license_id = check_license(license_id)
     folder = find(run)
     generator = load_generator(folder)
     tensors, description = read_run(folder)
     check_out(out)
+    license_id = check_license(description.get("license", "other") if license_id is None else license_id)
+    description = description | {"license": license_id}
     measured = _own_evaluation(folder, description) if evaluation is None else read_evaluation(evaluation)
     if measured is not None:
         description = description | {"evaluation": measured}

@@ -43,7 +43,7 @@ def fetch(identity: str) -> Path:
     return folder
 
 
-def push(run: str | Path, identity: str, *, private: bool, license_id: str) -> str:
+def push(run: str | Path, identity: str, *, private: bool, license_id: str | None) -> str:
     """Export `run` and upload it as `identity`, USER/NAME; the address. Raises UserError where that fails.
 
     Of the path of the run's images only the last part is published.
