@@ -11,7 +11,7 @@ CREDITS = {  # of the images, by their source
         "(E. Alpaydin, C. Kaynak, CC BY 4.0), as scikit-learn bundles them."
     ),
     "cifar10": (
-        "The images are CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."
+        "The images are CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images)."
     ),
     "celeba": (
         "The images are CelebA (Z. Liu et al., arXiv 1411.7766), which is for non-commercial research alone."
