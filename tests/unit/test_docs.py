@@ -67,6 +67,27 @@ def test_what_the_docs_say_to_install_is_an_extra() -> None:
     assert {"explore", "export", "hub", "video"} <= named <= set(project["optional-dependencies"])
 
 
+def test_a_flag_that_a_sentence_names_is_one() -> None:
+    known = set(flags_of(build_parser()))
+    for name in recipes.names():
+        known.update(settings_of(recipes.get(name).to_dict()))
+    others = {"--max-restarts", "--node-rank", "--shutdown-timeout", "--requeue", "--kill-on-bad-exit"}
+    others |= {"--only", "--quick"}  # of torchrun, SLURM and a script
+    for page in PAGES:
+        named = re.findall(r"`(--[a-z][^\s`=]*)[^`]*`", page.read_text("utf-8"))
+        unknown = {flag for flag in named if not flag.startswith("--terms.")} - known - others
+        assert unknown == set(), page.name
+
+
+def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Of the parser and of its commands'."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from flags_of(command)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")
