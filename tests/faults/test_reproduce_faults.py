@@ -53,7 +53,7 @@ def labelled(path: Path, count: int) -> str:
 @pytest.mark.parametrize(
     ("table", "settings", "sentence"),
     [
-        ("architecture", {}, "no table 'architecture': choose architectures, discriminator"),
+        ("architecture", {}, "no table 'architecture': choose architectures, generator, discriminator"),
         ("architectures", {"rows": ["vit"]}, "no row 'vit': choose from vanilla, diverging, vitgan"),
         ("architectures", {"rows": []}, "asked for no row"),
         ("architectures", {"minutes": 1, "images": 5}, "two budgets"),
