@@ -109,14 +109,11 @@ def tab(page: Page, name: str) -> None:
 
 
 def samples_and_walk(page: Page, out: Path) -> None:
-    """Draw, keep three, walk between them."""
-    page.click("#draw")
+    """Keep three of those that are there on arrival, walk between them."""
     page.wait_for_selector("#samples img", timeout=60_000)
-    samples = page.locator("#samples .thumbnail-item, #samples button.thumbnail-lg")
-    for number in (1, 5, 9):
-        samples.nth(number).click()
-        time.sleep(1)
-    assert page.locator("#kept img").count() == 3
+    for kept, number in enumerate((1, 5, 9), 1):
+        page.locator("#samples button").nth(number).click()
+        page.wait_for_function(f"document.querySelectorAll('#kept img').length == {kept}", timeout=20_000)
     picture(page, out, "samples")
     tab(page, "Walk")
     page.click("#walk")
@@ -146,10 +143,7 @@ def projected(page: Page, file: str, out: Path) -> float:
     page.wait_for_selector("#original img", timeout=20_000)
     start = time.perf_counter()
     page.click("#project")
-    done = (
-        "() => document.querySelector('#difference textarea, #difference input')?.value.startsWith('300 of')"
-    )
-    page.wait_for_function(done, timeout=300_000)
+    page.get_by_text("300 of 300").wait_for(timeout=300_000)
     seconds = time.perf_counter() - start
     picture(page, out, "picture")
     return seconds
@@ -158,8 +152,8 @@ def projected(page: Page, file: str, out: Path) -> float:
 def judged_and_run(page: Page, out: Path) -> None:
     """The discriminator's view, and the run's curves."""
     tab(page, "Discriminator")
-    page.click("#look")
     page.wait_for_selector("#attention img", timeout=60_000)
+    page.locator("#head input[type=number]").fill("2")
     picture(page, out, "discriminator")
     tab(page, "Runs")
     page.wait_for_selector("#sample img", timeout=60_000)

@@ -36,12 +36,12 @@ def run(options: argparse.Namespace) -> int:
         load_generator(find(options.run))  # refused before anything is served
     port = free_port(options.host, options.port)
     try:
-        from vitgan.explore.app import build, serve
+        from vitgan.explore.app import serve
     except ImportError as error:
         if error.name != "gradio":
             raise
         raise UserError(
             'The page needs the library `gradio`, which is not there: pip install "vitgan[explore]".'
         ) from error
-    serve(build(options.runs, options.run), host=options.host, port=port)
+    serve(options.runs, options.run, host=options.host, port=port)
     return 0

@@ -59,15 +59,24 @@ def to_pixels(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     ignored. Raises UnreadableImage above 64 megapixels or below 2 pixels a side, and whatever Pillow raises
     on damaged data.
     """
-    _check_size(image)
-    wanted = int(resolution * REDUCING_GAP)
-    image.draft(
-        None, (wanted, wanted)
-    )  # JPEG alone: decodes at 1/2, 1/4 or 1/8 where that is still large enough
-    image = _convert(_upright(image), "L" if channels == 1 else "RGB")
+    image = _decoded(image, int(resolution * REDUCING_GAP), "L" if channels == 1 else "RGB")
     image = _square(image, resolution)
     pixels = np.asarray(image).reshape(resolution, resolution, channels)  # (R, R, C)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, R, R)
+
+
+def to_rgb(image: Image.Image, least: int) -> Image.Image:
+    """A picture upright and in RGB, as `to_pixels` has it; a JPEG may come smaller, of `least` pixels a side.
+
+    Raises as that does.
+    """
+    return _decoded(image, least, "RGB")
+
+
+def _decoded(image: Image.Image, least: int, mode: str) -> Image.Image:
+    _check_size(image)
+    image.draft(None, (least, least))  # JPEG alone: decodes at 1/2, 1/4 or 1/8 where that is large enough
+    return _convert(_upright(image), mode)
 
 
 def _check_size(image: Image.Image) -> None:

@@ -3,17 +3,22 @@
 import functools
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from vitgan.engine.folder import is_run, load_generator, read_run
 from vitgan.engine.recipe import Recipe
+from vitgan.errors import UserError
 from vitgan.latent import Direction, factorised, principal_components
+from vitgan.latent.interpolation import latent_of
 from vitgan.models import Discriminator, Generator
 from vitgan.sharing import find
-from vitgan.sharing.names import PACKAGED
+from vitgan.sharing.names import PACKAGED, packaged
 from vitgan.weights import load_network
 
 MOST = 4  # models in memory
@@ -26,6 +31,13 @@ class Model:
 
     generator: Generator
     discriminator: Discriminator | None
+    looking: Any = field(default_factory=threading.Lock)
+    """Held while the discriminator is read: its hooks would read another visitor's image too."""
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        """Of w, (1, ...)."""
+        return self.generator.mean_w()
 
     @functools.cached_property
     def directions(self) -> dict[str, Direction]:
@@ -35,35 +47,40 @@ class Model:
             found += factorised(self.generator, DIRECTIONS)
         return {direction.name: direction for direction in found}
 
+    def label(self, label: int) -> int | None:
+        """The class that is asked for, of a generator with classes."""
+        return label if self.generator.classes else None
+
+    def latents(self, seeds: Sequence[int], label: int, truncation: float = 1.0) -> Tensor:
+        """w (K, ...) of the first image of each seed, pulled to the mean of w."""
+        w = torch.cat([latent_of(self.generator, seed, self.label(label)) for seed in seeds])
+        return w if truncation == 1 else torch.lerp(self.mean, w, truncation)
+
 
 class Shelf:
     """Models by what a visitor chose: a run of `folder`, one given by its path, or one of the package."""
 
     def __init__(self, folder: Path, first: str | None) -> None:
-        self.folder, self.first = folder, first
+        self.folder = folder
+        self._given = {} if first is None else {first: find(first)}
         self._lock = threading.Lock()
-        self._models: OrderedDict[tuple[str, int], Model] = OrderedDict()
+        self._models: OrderedDict[tuple[str, int, int], Model] = OrderedDict()
 
     def names(self) -> list[str]:
         """What can be chosen now."""
-        runs = (
-            sorted(path.name for path in self.folder.iterdir() if is_run(path))
-            if self.folder.is_dir()
-            else []
-        )
-        given = [self.first] if self.first is not None else []
-        return list(dict.fromkeys([*given, *runs, *PACKAGED]))
+        return list(self._places())
 
     def place(self, name: str) -> Path:
-        """Its folder."""
-        if name == self.first or not (self.folder / name).exists():
-            return find(name)
-        return self.folder / name
+        """Its folder. Raises UserError for anything that cannot be chosen, or no more."""
+        places = self._places()
+        if name not in places:
+            raise UserError(f"There is no run {name} here, or no more: choose another one.")
+        return places[name]
 
     def model(self, name: str) -> Model:
         """Loaded, anew where the run has a newer checkpoint. Raises UserError where there is none."""
         place = self.place(name)
-        key = (name, _newest(place))
+        key = (name, *_saved(place))
         with self._lock:
             if key not in self._models:
                 self._models[key] = _load(place)
@@ -72,11 +89,26 @@ class Shelf:
                 self._models.popitem(last=False)
             return self._models[key]
 
+    def _places(self) -> dict[str, Path]:
+        places = dict(self._given)
+        if self.folder.is_dir():
+            runs = sorted(path for path in self.folder.iterdir() if path.is_dir() and is_run(path))
+            known = {path.resolve() for path in places.values()}
+            places |= {path.name: path for path in runs if path.resolve() not in known}
+        for name in PACKAGED:
+            if name not in self._given:
+                places[f"{name} (of the package)" if name in places else name] = packaged(name)
+        return places
 
-def _newest(place: Path) -> int:
-    """A number that grows when the run saves."""
+
+def _saved(place: Path) -> tuple[int, int]:
+    """The newest checkpoint's images, and when the folder of checkpoints has last changed, in ns."""
     saved = place / "checkpoints"
-    return max((int(path.name) for path in saved.glob("[0-9]*") if path.name.isdecimal()), default=0)
+    newest = max((int(path.name) for path in saved.glob("[0-9]*") if path.name.isdecimal()), default=0)
+    try:
+        return newest, saved.stat().st_mtime_ns
+    except OSError:
+        return newest, 0
 
 
 def _load(place: Path) -> Model:
@@ -95,13 +127,3 @@ def _load(place: Path) -> Model:
         place,
     )
     return Model(generator, discriminator)
-
-
-def generator_of(shelf: Shelf, name: str) -> Generator:
-    """The generator of a name."""
-    return shelf.model(name).generator
-
-
-def device_of(generator: Generator) -> torch.device:
-    """Where it lies."""
-    return next(generator.parameters()).device

@@ -3,6 +3,7 @@
 Shapes: N frames, C channels, H x W pixels.
 """
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,21 @@ def save_frames(path: Path, images: Tensor, *, fps: int = 25) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix == ".png":
-        save_png(path, grid(images, columns=min(STRIP, len(images))))
+        save_png(path, film_strip(images))
     elif suffix == ".gif":
         _save_gif(path, [Image.fromarray(frame) for frame in _frames(images)], fps)
     else:
         _save_film(path, _frames(images), fps)
+
+
+def film_strip(images: Tensor) -> Image.Image:
+    """uint8 (N, C, H, W) in rows of 16."""
+    return grid(images, columns=min(STRIP, len(images)))
+
+
+def can_film() -> bool:
+    """Whether what writes films is there."""
+    return importlib.util.find_spec("imageio_ffmpeg") is not None
 
 
 def check_path(path: Path) -> None:

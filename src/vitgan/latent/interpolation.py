@@ -35,20 +35,26 @@ def label_of(generator: Generator, label: int | None) -> Tensor | None:
     return torch.tensor([label], device=next(generator.parameters()).device)
 
 
-@torch.no_grad()
 def walk(generator: Generator, seeds: Sequence[int], frames: int, *, label: int | None = None) -> Tensor:
     """`frames` images from the first seed's to the last's, past the others, uint8 (N, C, R, R).
 
-    Straight in w, at constant speed from each seed to the next: w was learned so that straight lines mean
-    something, which those of z, whose length is normed away, do not. Raises UserError for fewer than two
-    seeds or frames.
+    Raises UserError for fewer than two seeds or frames.
     """
     if len(seeds) < 2 or frames < 2:
         raise UserError("A walk has two seeds and two frames at least: give more with --seeds and --frames.")
-    ends = torch.cat([latent_of(generator, seed, label) for seed in seeds])  # (K, ...)
+    return between(generator, torch.cat([latent_of(generator, seed, label) for seed in seeds]), frames)
+
+
+@torch.no_grad()
+def between(generator: Generator, ends: Tensor, frames: int) -> Tensor:
+    """`frames` >= 2 images from the first of K >= 2 latents w (K, ...) to the last, uint8 (N, C, R, R).
+
+    Straight in w, at constant speed from each to the next: w was learned so that straight lines mean
+    something, which those of z, whose length is normed away, do not.
+    """
     images = []
-    for place in torch.linspace(0, len(seeds) - 1, frames).split(BATCH):
-        first = place.long().clamp(max=len(seeds) - 2)
+    for place in torch.linspace(0, len(ends) - 1, frames).split(BATCH):
+        first = place.long().clamp(max=len(ends) - 2)
         share = (place - first).to(ends).view(-1, *(1,) * (ends.ndim - 1))
         images.append(to_uint8(generator.synthesise(torch.lerp(ends[first], ends[first + 1], share))).cpu())
     return torch.cat(images)

@@ -16,6 +16,11 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
+def packaged(name: str) -> Path:
+    """The folder of one of PACKAGED."""
+    return Path(str(files("vitgan"))) / "assets" / name
+
+
 def find(run: str | Path) -> Path:
     """The folder of `run`: itself where it is there; else that of the package, or a copy of the Hub's.
 
@@ -31,7 +36,7 @@ def find(run: str | Path) -> Path:
     if path.exists():
         return path
     if name in PACKAGED:
-        return Path(str(files("vitgan"))) / "assets" / name
+        return packaged(name)
     identity = name.removeprefix("hf:")
     meant = name != identity or not (path.suffix.lower() in _FILES or path.parent.exists())
     if is_id(identity) and meant:

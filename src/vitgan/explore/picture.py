@@ -1,0 +1,154 @@
+"""The tab of a picture of one's own: cropped, and searched for in the latent space."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+from torch import Tensor
+
+from vitgan.errors import UserError
+from vitgan.explore.directions import DIRECTIONS_TAB
+from vitgan.explore.searches import Search, Searches
+from vitgan.explore.shelf import Model
+from vitgan.explore.shown import bar, framed, shown
+from vitgan.explore.visit import (
+    LIVE,
+    QUICK,
+    Draw,
+    Fitting,
+    Visit,
+    class_field,
+    class_form,
+    found_latent,
+    told,
+    told_often,
+    whole,
+)
+from vitgan.latent.interpolation import label_of
+from vitgan.latent.pictures import MOST_BYTES, cropped, open_picture, square_box
+from vitgan.latent.projection import searching
+from vitgan.models import to_uint8
+
+STEPS, MOST_STEPS, SHOWN_EVERY = 300, 2000, 10
+MOST_SEARCHES = 8  # at a time, of all visitors
+CENTRE = (100, 50, 50)  # per cent: the side of the square, from left to right, from top to bottom
+
+
+def picture_tab(visit: Visit, own: gr.Checkbox) -> Fitting:
+    """A picture of one's own, cropped, and searched for in the latent space."""
+    gr.Markdown(
+        f"A picture of at most {MOST_BYTES // 2**20} MiB and 64 megapixels. It stays on this machine."
+    )
+    opened = gr.State(None, time_to_live=3600)
+    with gr.Row():
+        file = gr.File(label="Picture", type="binary", elem_id="upload", height=160)
+        with gr.Column():
+            share = gr.Slider(10, 100, 100, step=1, label="Side of the square, %", elem_id="crop-side")
+            across = gr.Slider(0, 100, 50, step=1, label="From left to right, %", elem_id="crop-across")
+            down = gr.Slider(0, 100, 50, step=1, label="From top to bottom, %", elem_id="crop-down")
+        with gr.Column():
+            label = class_field("picture-class")
+            steps = gr.Slider(20, MOST_STEPS, STEPS, step=20, label="Steps of the search", elem_id="steps")
+    with gr.Row():
+        go = gr.Button("Project", variant="primary", elem_id="project")
+        stop = gr.Button("Cancel", elem_id="cancel")
+        edit = gr.Button("Edit it by sliders", elem_id="edit")
+    said = gr.HTML(elem_id="difference")
+    with gr.Row():
+        parts = []
+        for name, place in (("Picture", "frame"), ("Original", "original"), ("Nearest", "nearest")):
+            with gr.Column():
+                gr.Markdown(f"**{name}**")
+                parts.append(gr.HTML(elem_id=place, min_height=100))
+    frame, original, nearest = parts
+    square = [share, across, down]
+
+    searches = Searches()
+
+    def take(name: str, data: bytes | None, request: gr.Request) -> tuple[Any, ...]:
+        drop(request)
+        image = None if data is None else open_picture(data)
+        return image, *crop(name, image, *CENTRE), *CENTRE, "", "", None
+
+    def crop(name: str, image: Image.Image | None, *place: float) -> tuple[str, str]:
+        if image is None:
+            return "", ""
+        box, generator = box_of(image, *place), visit.shelf.model(name).generator
+        square = cropped(image, box, generator)
+        return shown(framed(image, box), "your picture"), shown(square, "the square, as the generator draws")
+
+    def search(
+        request: gr.Request, name: str, image: Image.Image | None, *values: Any
+    ) -> Iterator[tuple[str, str, Any]]:
+        if image is None:
+            raise UserError("Choose a picture first.")
+        model, (*place, label, steps) = visit.shelf.model(name), values
+        steps, label = whole(steps, "The number of steps", 1, MOST_STEPS), whole(label, "The class")
+        target = cropped(image, box_of(image, *place), model.generator)
+        mine = searches.begin(request.session_hash)
+        yield "", bar(0, steps, "from the best of random images …"), None
+        for nearest, w, text, done in _steps(model, target, label, steps, mine):
+            yield shown(nearest, "the nearest image"), bar(done, steps, text), (name, w)
+
+    def end(request: gr.Request) -> None:
+        searches.end(request.session_hash, wanted=True)
+
+    def drop(request: gr.Request) -> None:
+        searches.end(request.session_hash, wanted=False)
+
+    def leave(request: gr.Request) -> tuple[str, str]:
+        drop(request)
+        return "", ""
+
+    def edit_found(name: str, found: Any) -> tuple[Any, bool]:
+        found_latent(found, name)
+        return gr.Tabs(selected=DIRECTIONS_TAB), True
+
+    pictured = [visit.run, opened, *square]
+    file.change(
+        told(take),
+        [visit.run, file],
+        [opened, frame, original, *square, nearest, said, visit.found],
+        **QUICK,
+    )
+    for slider in square:
+        slider.input(told(crop), pictured, [frame, original], **LIVE)
+    go.click(
+        told_often(search),
+        [*pictured, label, steps],
+        [nearest, said, visit.found],
+        concurrency_limit=MOST_SEARCHES,
+        show_progress="hidden",
+        trigger_mode="multiple",
+    )
+    stop.click(end, api_visibility="private", **QUICK)
+    edit.click(told(edit_found), [visit.run, visit.found], [visit.tabs, own], api_visibility="private")
+    visit.run.change(leave, None, [nearest, said], api_visibility="private", **QUICK)
+    visit.page.unload(drop)
+    return Fitting(
+        parts=[label],
+        form=lambda model: [class_form(model)],
+        draws=[Draw(function=crop, inputs=pictured, outputs=[frame, original])],
+    )
+
+
+def box_of(image: Image.Image, share: float, across: float, down: float) -> tuple[int, int, int, int]:
+    """`square_box` of percentages."""
+    return square_box(image, share / 100, across / 100, down / 100)
+
+
+def _steps(
+    model: Model, target: Tensor, label: int, steps: int, search: Search
+) -> Iterator[tuple[Tensor, Tensor, str, int]]:
+    """What a search has found now and then: uint8 (C, R, R), its w, a line that says how near, steps done."""
+    kind = label_of(model.generator, model.label(label))
+    for now in searching(model.generator, target, steps=steps, label=kind):
+        done, ended = len(now.losses), search.ended.is_set()
+        if ended and not search.wanted:
+            return
+        if ended or done % SHOWN_EVERY == 0 or done in (1, steps):
+            text = f"{done} of {steps}: {now.losses[0]:.4f} at the start, {now.difference:.4f} now"
+            yield to_uint8(now.image)[0], now.w, text + " (cancelled)" * ended, done
+        if ended:
+            return
