@@ -7,6 +7,8 @@ from collections import deque
 from datetime import datetime
 from typing import TextIO
 
+from vitgan.terminal import can_draw
+
 SECONDS_BETWEEN_LINES, MOST_SECONDS_BETWEEN_LINES = 10.0, 600.0
 LINES_A_SESSION = 60  # after so many lines the seconds between them grow with the time that has passed
 SECONDS_OF_SILENCE = 60.0
@@ -138,7 +140,7 @@ def clock(seconds: float) -> str:
 
 def _can_draw(stream: TextIO) -> bool:
     # A pseudo-terminal that says it has no rows, as some containers give, shows no bar at all.
-    return stream.isatty() and all(os.get_terminal_size(stream.fileno()))
+    return can_draw(stream) and all(os.get_terminal_size(stream.fileno()))
 
 
 def _bar(bounded: bool):
