@@ -15,17 +15,25 @@ class Format(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=24)
         self._width = min(self._width, 100)
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Commands stand further in than argparse reckons with."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
 
 class Parser(argparse.ArgumentParser):
     """Says a mistake in one line."""
 
     def __init__(self, **settings: Any) -> None:
+        self._takes_next = False
         super().__init__(**{"formatter_class": Format, "allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses what it does not know: argparse would do so later, without knowing the command."""
         if args is not None:
             self._check_flags(args)
+            self._takes_next = "--json" in args
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"{unknown[0]!r} is one argument too many")
@@ -52,6 +60,9 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"{place}: invalid choice: {word!r}, choose {_either(known)}.{guess}")
         if missing := re.match(r"the following arguments are required: (.*)", message):
             message = f"{missing[1]} is missing"
+            json = self._option_string_actions.get("--json")
+            if self._takes_next and json is not None and json.nargs == "?":
+                message += " (--json takes the next word for its file, so it comes last)"
         raise UserError(f"{message[:1].upper()}{message[1:]}: see `{self.prog} --help`.{guess}")
 
 

@@ -63,7 +63,10 @@ def counted(count: int, noun: str) -> str:
 
 def can_draw(stream: TextIO) -> bool:
     """Whether a bar may be drawn there: on a terminal that can go back in its line, and without --quiet."""
-    return not _silence["asked"] and stream.isatty() and os.environ.get("TERM") != "dumb"
+    if _silence["asked"] or not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    # A pseudo-terminal that says it has no rows, as some containers give, shows no bar at all.
+    return all(os.get_terminal_size(stream.fileno()))
 
 
 class _Lines(logging.StreamHandler):
@@ -92,9 +95,10 @@ def hush(quiet: bool) -> None:
 
 def flush() -> None:
     """Write what is printed now, while an error can still be said: raises it, and forgets the rest."""
+    if sys.stdout is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise

@@ -46,9 +46,15 @@ def run(options: argparse.Namespace) -> int:
     generator = load(options.run).to(device)
     picture, label = read_picture(options.image, generator), label_of(generator, options.label)
     options.out.mkdir(parents=True, exist_ok=True)
-    shown = None if options.quiet or not can_draw(sys.stderr) else _show
-    search = {"steps": options.steps, "label": label, "seed": options.seed, "progress": shown}
-    found = project(generator, picture, **search)
+    with _bar(options.steps) as bar:
+
+        def show(step: int, steps: int, loss: float) -> bool:  # noqa: ARG001
+            bar.set_postfix_str(f"difference {loss:.4g}", refresh=False)
+            bar.update(step - bar.n)
+            return True
+
+        search = {"steps": options.steps, "label": label, "seed": options.seed, "progress": show}
+        found = project(generator, picture, **search)
     _write(options.out, picture, found)
     facts = {"run": options.run, "image": options.image, "out": options.out}
     numbers = {"difference": found.difference, "difference_at_start": found.losses[0]}
@@ -57,10 +63,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(step: int, steps: int, loss: float) -> bool:
-    end = "\n" if step == steps else ""
-    print(f"\r{step} of {steps}, difference {loss:.4g} ", end=end, file=sys.stderr, flush=True)
-    return True
+def _bar(steps: int):
+    from tqdm import tqdm
+
+    hidden = not can_draw(sys.stderr)
+    return tqdm(total=steps, unit=" steps", file=sys.stderr, disable=hidden, leave=False, dynamic_ncols=True)
 
 
 def _write(out: Path, picture, found) -> None:

@@ -176,6 +176,8 @@ def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(f"The checkpoint {path} is damaged: {damage}.") from damage
     if kept := _kept(path):
         return read_run(kept[-1])
+    if path.is_file():
+        raise UserError(f"{path} is not a run folder but a file: pass the folder that it is in.")
     if not path.is_dir():
         raise UserError(
             f"{path} is not a run folder: train one with `vitgan train --out {path}`."
