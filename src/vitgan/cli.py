@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import textwrap
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -39,8 +38,8 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     terminal.hush(False)
-    if arguments is None and not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of the libraries; `python -W default -m vitgan` shows them
+    if arguments is None:
+        terminal.calm_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     try:
@@ -93,6 +92,8 @@ def _say(text: str, code: int) -> int:
 
 def _run(arguments: list[str]) -> int:
     overrides: list[str] = []
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
         arguments, overrides = _split(arguments)
     options = build_parser().parse_args(arguments, argparse.Namespace(overrides=overrides))

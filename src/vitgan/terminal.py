@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -85,6 +86,14 @@ def log_from(level: int) -> None:
     for handler in root.handlers:
         if isinstance(handler, _Lines):
             handler.setLevel(level)
+
+
+def calm_libraries() -> None:
+    """What libraries warn of is for their developers; `python -W default` and the variables show it."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for name in ("HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
 
 
 def hush(quiet: bool) -> None:
