@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
             self._takes_next = "--json" in args
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"{unknown[0]!r} is one argument too many")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
 
     def _check_flags(self, words: Sequence[str]) -> None:

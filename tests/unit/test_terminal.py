@@ -159,14 +159,14 @@ def test_an_error_under_quiet_and_json_is_one_line_on_stderr(capsys: Said) -> No
         ("evaluate --json run", "--json takes the next word for its file, so it comes last"),
         ("sample dgits --out x.png", "Did you mean digits?"),
         ("sample rnu --out x.png", "Did you mean run?"),
-        ("sample file --out x.png", "not a run folder but a file"),
+        ("sample file --out x.png", "file is a file and is not a run folder"),
         ("sample run --out x.jpg", "end --out in .png or .npz, or name a folder"),
         ("sample run --out file/x.png", "file cannot be read or written"),
         ("project run empty --out found", "it is a folder): give the file of a picture"),
         ("evaluate run --json empty", "empty is a folder: name a file with --json"),
         ("inspect run --json file/x.json", "file/x.json cannot be written"),
         ("runs file", "file is a file: give a folder of runs"),
-        ("list extra", "'extra' is one argument too many: see `vitgan list --help`"),
+        ("list extra", "Unrecognized arguments: extra: see `vitgan list --help`"),
     ],
 )
 def test_a_mistake_says_what_to_do(words: str, sentence: str, refused: Callable) -> None:

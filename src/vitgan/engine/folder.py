@@ -177,7 +177,9 @@ def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if kept := _kept(path):
         return read_run(kept[-1])
     if path.is_file():
-        raise UserError(f"{path} is not a run folder but a file: pass the folder that it is in.")
+        raise UserError(
+            f"{path} is a file and is not a run folder: train one with `vitgan train`, or pass a run's folder."
+        )
     if not path.is_dir():
         raise UserError(
             f"{path} is not a run folder: train one with `vitgan train --out {path}`."
