@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vitgan.errors import UserError
-from vitgan.terminal import add_output, aligned, answer
+from vitgan.terminal import add_output, aligned, answer, counted
 from vitgan.written import check_writable, write_json
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ def _drawn(images: "ImageSet", options: argparse.Namespace) -> "Tensor":
 
     if options.count is not None and options.count > len(images):
         raise UserError(
-            f"{images.name} has {len(images)} images, fewer than --count {options.count}: ask for fewer."
+            f"{images.name} has {counted(len(images), 'image')}, fewer than --count {options.count}: "
+            "ask for fewer."
         )
     return images.get(chosen(len(images), options.count or MOST, options.seed).tolist())
 

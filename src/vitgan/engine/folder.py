@@ -178,7 +178,7 @@ def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return read_run(kept[-1])
     if path.is_file():
         raise UserError(
-            f"{path} is a file and is not a run folder: train one with `vitgan train`, or pass a run's folder."
+            f"{path} is a file and is not a run folder: train one with `vitgan train`, or pass its folder."
         )
     if not path.is_dir():
         raise UserError(
