@@ -21,8 +21,8 @@ def table(result: dict[str, Any]) -> str:
 def _head(protocol: dict[str, Any]) -> Iterator[str]:
     reals = counted(protocol["count"], "real image")
     yield (
-        f"{protocol['recipe']} at {protocol['images_seen']:,} images: {reals} of {protocol['data']} and as many "
-        f"fakes, seed {protocol['seed']}"
+        f"{protocol['recipe']} at {protocol['images_seen']:,} images: {reals} of {protocol['data']} and as "
+        f"many fakes, seed {protocol['seed']}"
     )
 
 
