@@ -62,9 +62,9 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def can_draw(stream: TextIO) -> bool:
+def can_draw(stream: TextIO | None) -> bool:
     """Whether a bar may be drawn there: on a terminal that can go back in its line, and without --quiet."""
-    if _silence["asked"] or not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if _silence["asked"] or stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
         return False
     # A pseudo-terminal that says it has no rows, as some containers give, shows no bar at all.
     return all(os.get_terminal_size(stream.fileno()))
