@@ -7,24 +7,23 @@ command that needs them.
 import argparse
 import io
 import itertools
-import logging
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
-from vitgan import __version__
+from vitgan import __version__, terminal
 from vitgan.errors import Elsewhere, UserError
+from vitgan.parser import Parser
 
 COMMANDS = (
     *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
     *("inspect", "bench", "data", "export", "push", "list", "completion"),
 )
 EXAMPLES = """examples:
-  vitgan train                                        real handwritten digits, in minutes
+  vitgan train                              real handwritten digits, in minutes
   vitgan train cifar10 --data IMAGES.zip --minutes 60
   vitgan sample runs/digits --count 64 --out grid.png
   vitgan evaluate runs/digits --features classifier
@@ -36,34 +35,42 @@ EXAMPLES = """examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ")
-        raise UserError(f"{message[:1].upper()}{message[1:]} (see `{self.prog} --help`).")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    logging.basicConfig(format="vitgan: %(message)s", level=logging.WARNING)
+    terminal.hush(False)
+    if arguments is None:
+        terminal.calm_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _flushed(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         return _say(str(error), 2) if _is_own(error) else 2
     except KeyboardInterrupt:
         return _say("Interrupted.", 130)
-    except BrokenPipeError:  # `vitgan list | head`: what is left in the buffer must go nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `vitgan list | head`
         return 0
     except OSError as error:
-        return _say(f"{error.filename or 'A file'} cannot be read or written ({error.strerror or error}).", 2)
+        return _say(_of_files(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise
         return _say("There is not enough memory for it: ask for fewer or smaller images, or networks.", 2)
+
+
+def _flushed(words: list[str]) -> int:
+    """The command, and what it printed written: Python's own last write would fail with a traceback."""
+    try:
+        return _run(words)
+    finally:
+        terminal.flush()
+
+
+def _of_files(error: OSError) -> str:
+    """In one sentence; a file that is written beside the one it replaces has that one's name."""
+    name = re.sub(r"\.([^/]+)\.\d+\.tmp$", r"\1", str(error.filename or "A file or the output"))
+    reason = error.strerror or error
+    return f"{name} cannot be read or written ({reason}): see to it, or name another."
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -85,11 +92,14 @@ def _say(text: str, code: int) -> int:
 
 def _run(arguments: list[str]) -> int:
     overrides: list[str] = []
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
         arguments, overrides = _split(arguments)
     options = build_parser().parse_args(arguments, argparse.Namespace(overrides=overrides))
     if arguments[0] != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"`vitgan {arguments[0]}` runs in one process: start it without torchrun.")
+    terminal.hush(getattr(options, "quiet", False))
     return options.execute(options)
 
 
@@ -112,21 +122,15 @@ def build_parser() -> Parser:
         prog="vitgan",
         description="ViTGAN: a GAN whose generator and discriminator are Vision Transformers.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"vitgan {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"vitgan {__version__}", help="print the version"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name in COMMANDS:
         command = import_module(f"vitgan.commands.{name}")
         text = command.SUMMARY[0].upper() + command.SUMMARY[1:] + "."
-        one = commands.add_parser(
-            name,
-            help=command.SUMMARY,
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        one = commands.add_parser(name, help=command.SUMMARY, description=textwrap.fill(text, 79))
         command.add(one)
         notes = textwrap.fill(one.epilog, 79) + "\n\n" if one.epilog else ""
         one.epilog = notes + command.EXAMPLES

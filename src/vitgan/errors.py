@@ -1,5 +1,8 @@
 """What a user did wrong, said in one sentence that tells what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A mistake that the user can correct; the command line prints it as one line and exits with 2.
@@ -12,3 +15,9 @@ class UserError(ValueError):
 
 class Elsewhere(UserError):
     """An error that another process says."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean X?", of the name in `known` nearest to `word`; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""

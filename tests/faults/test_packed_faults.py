@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import signal
@@ -59,8 +60,9 @@ def packed(source: Path, tmp_path: Path) -> Path:
     return tmp_path / "packed"
 
 
-def pack(source: Path, out: Path, workers: int = 0) -> int:
-    return main(["data", "pack", str(source), str(out), "--workers", str(workers), "--quiet"])
+def pack(source: Path, out: Path, workers: int = 0, *words: str) -> int:
+    words = words or ("--quiet",)
+    return main(["data", "pack", str(source), str(out), "--workers", str(workers), *words])
 
 
 def half_packed(source: Path, out: Path) -> None:
@@ -256,12 +258,12 @@ def test_a_folder_that_another_process_finishes_just_before_is_left_as_it_is(
     def look_and_be_late(*arguments: Any) -> None:
         look(*arguments)
         monkeypatch.setattr(packing_module, "_check_out", look)
-        assert pack(source, out) == 0
+        assert pack(source, out, 0, "--json") == 0
 
     monkeypatch.setattr(packing_module, "_check_out", look_and_be_late)
-    assert pack(source, out) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split(" 23 ")[0] for line in said] == ["Packed", "It is already packed:"]
+    assert pack(source, out, 0, "--json") == 0
+    said = capsys.readouterr().out
+    assert re.findall(r'"new": (\w+)', said) == ["true", "false"]
     assert len(open_packed("out", out)) == COUNT
 
 

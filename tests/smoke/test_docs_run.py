@@ -158,7 +158,7 @@ class Reader:
             code = end.code
         assert code == 0
         for flag in ("--out", "--json"):
-            if flag in words and "--dry-run" not in words:
+            if flag in words[:-1] and "--dry-run" not in words:  # a last --json prints
                 assert Path(words[words.index(flag) + 1]).exists()
 
     def bounded(self, words: list[str]) -> list[str]:

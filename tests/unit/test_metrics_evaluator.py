@@ -116,7 +116,7 @@ def test_two_folders_give_what_torch_fidelity_gives(
     a = write_folder(tmp_path / "a", draws.integers(0, 256, (70, 12, 12, 3), dtype=np.uint8))
     b = write_folder(tmp_path / "b", draws.integers(20, 256, (90, 12, 12, 3), dtype=np.uint8))
     path = tmp_path / "deep" / "numbers.json"
-    words = (a, "--data", b, "--features", SMALL, "--json", path, "--device", "cpu", "--quiet")
+    words = (a, "--data", b, "--features", SMALL, "--json", path, "--device", "cpu")
     assert command(*words) == 0
     found = json.loads(path.read_text())
     direct = torch_fidelity.calculate_metrics(

@@ -109,6 +109,7 @@ def shown_on_terminal(monkeypatch, rows: int) -> str:
     termios, pty = pytest.importorskip("termios"), pytest.importorskip("pty")
     theirs, ours = pty.openpty()
     termios.tcsetwinsize(ours, (rows, 100 if rows else 0))
+    monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(ours, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         progress = Progress(images_seen=0, target_images=100, target_seconds=None, seconds=0.0)

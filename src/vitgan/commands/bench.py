@@ -1,14 +1,14 @@
 """`vitgan bench`: the speed and the cost of the training step on this machine."""
 
 import argparse
-import json
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitgan import recipes
 from vitgan.bench import PARTS
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
+from vitgan.terminal import add_output, answer
+from vitgan.written import check_writable, write_json
 
 if TYPE_CHECKING:
     from vitgan.bench.settings import Settings
@@ -39,8 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SOURCE", help="images to train on (random ones in memory)")
     parser.add_argument("--parts", metavar="P,…", help="what is measured (all)")
     parser.add_argument("--steps", type=int, metavar="N", help="timed steps (5 on a CPU, 30 on CUDA)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write every number there")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_output(parser, file="write every number there, or print them and nothing else")
     parser.epilog = EPILOG
 
 
@@ -51,18 +50,13 @@ def run(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}.")
     settings = _settings(options, _parts(options.parts))
-    if options.json is not None:
-        _check_writable(options.json)
+    check_writable(options.json)
     from vitgan.bench.run import bench
     from vitgan.bench.table import table
 
     report = bench(settings, command=_command(options))
-    print(table(report))
-    if options.json is not None:
-        from vitgan.replacing import replacing
-
-        with replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    answer(options, report, table(report))
+    write_json(options.json, report)
     return 0
 
 
@@ -72,7 +66,8 @@ def _parts(given: str | None) -> tuple[str, ...]:
     words = [word.strip() for word in given.split(",") if word.strip()]
     for word in words:
         if word not in PARTS:
-            raise UserError(f"--parts has no part {word!r}: choose of {', '.join(PARTS)}.")
+            guess = did_you_mean(word, PARTS)
+            raise UserError(f"--parts has no part {word!r}: choose of {', '.join(PARTS)}.{guess}")
     if not words:
         raise UserError(f"--parts names no part: choose of {', '.join(PARTS)}.")
     return tuple(part for part in PARTS if part in words)
@@ -98,21 +93,6 @@ def _settings(options: argparse.Namespace, parts: tuple[str, ...]) -> "Settings"
         sizes=Sizes.of(device),
         quiet=options.quiet,
     )
-
-
-def _check_writable(path: Path) -> None:
-    """Raise UserError now, and not after minutes of measuring."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file with --json.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): name another with --json."
-        ) from error
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, aligned, answer, can_draw, counted, log_from
 
 if TYPE_CHECKING:
     from vitgan.data.packed import PackedSource
@@ -23,30 +26,43 @@ EXAMPLES = """examples:
   vitgan data pack FOLDER packed --resolution 64
   vitgan data info packed --verify
 """
+INFO_EXAMPLES = """examples:
+  vitgan data info IMAGES.zip
+  vitgan data info packed --verify --quiet && echo whole
+  vitgan data info FOLDER --json
+"""
+PACK_EXAMPLES = """examples:
+  vitgan data pack FOLDER packed --resolution 64
+  vitgan data pack IMAGES.zip packed --channels 1 --workers 8 --quiet
+"""
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     actions = parser.add_subparsers(required=True, metavar="WHAT", dest="what")
-    info = actions.add_parser("info", help="its images, classes and unreadable files", allow_abbrev=False)
+    text = "say how many images and classes a source has, and which files cannot be read"
+    info = actions.add_parser("info", help=text, description=_sentence(text), epilog=INFO_EXAMPLES)
     info.add_argument("source", metavar="SOURCE", help="as for `vitgan train --data`")
     info.add_argument(
         "--verify", action="store_true", help="hold every file of a packed folder to its SHA-256"
     )
+    add_output(info)
     text = "bring all its images to one form, in a folder that trains fast and in constant memory"
-    pack = actions.add_parser("pack", help=text, description=text, allow_abbrev=False)
+    pack = actions.add_parser("pack", help=text, description=_sentence(text), epilog=PACK_EXAMPLES)
     pack.add_argument("source", metavar="SOURCE", help="as for `vitgan train --data`")
     pack.add_argument(
         "out", metavar="OUT", type=Path, help="the packed folder; the same command again resumes"
     )
-    pack.add_argument(
-        "--resolution", type=int, metavar="R", help="side in pixels (default: of the first image)"
-    )
-    pack.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey, 3: RGB (default)")
-    pack.add_argument("--workers", type=int, metavar="W", help="processes (default: one a core; 0: none)")
-    pack.add_argument("--shard-mib", type=int, default=256, metavar="M", help="size of a file (default: 256)")
-    pack.add_argument("--quiet", action="store_true", help="show no progress")
+    pack.add_argument("--resolution", type=int, metavar="R", help="side in pixels (that of the first image)")
+    pack.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey, 3: RGB (3)")
+    pack.add_argument("--workers", type=int, metavar="W", help="processes; 0: none (one a core)")
+    pack.add_argument("--shard-mib", type=int, default=256, metavar="M", help="size of a file, MiB (256)")
+    add_output(pack)
+
+
+def _sentence(text: str) -> str:
+    return textwrap.fill(f"{text[0].upper()}{text[1:]}.", 79)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,58 +74,63 @@ def _info(options: argparse.Namespace) -> int:
     from vitgan.data import DataOptions, describe, open_source
     from vitgan.data.packed import PackedSource
 
+    log_from(logging.ERROR)  # the unreadable are in the answer
     source = open_source(options.source)
     if isinstance(source, PackedSource):
-        return _packed_info(options.source, source, options.verify)
+        return _packed_info(options, source)
     if options.verify:
         raise UserError(f"{options.source} is no packed folder, which alone has hashes to verify.")
     facts = describe(DataOptions(source=options.source).build())
     counts = facts["classes"]
-    _print(
-        {
-            "source": facts["source"],
-            "images": f"{facts['count']:,}",
-            "first image": _first_size(source),
-            "classes": f"{len(counts)}" if counts else "none",
-            **{f"  {name}": f"{count:,}" for name, count in counts.items()},
-            "unreadable": f"{len(facts['skipped'])}",
-            **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
-        }
-    )
+    first = _first_size(source)
+    lines = {
+        "source": facts["source"],
+        "images": f"{facts['count']:,}",
+        "first image": "none" if first is None else f"{first[0]} x {first[1]} pixels",
+        "classes": f"{len(counts)}" if counts else "none",
+        **{f"  {name}": f"{count:,}" for name, count in counts.items()},
+        "unreadable": f"{len(facts['skipped'])}",
+        **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
+    }
+    said = {"source": facts["source"], "images": facts["count"], "first_image": first}
+    answer(options, said | {"classes": counts, "unreadable": facts["skipped"]}, aligned(lines))
     return 0
 
 
-def _first_size(source: "Source") -> str:
-    """That of the first picture that can be opened."""
+def _first_size(source: "Source") -> tuple[int, int] | None:
+    """Width and height of the first picture that can be opened."""
     for index in range(len(source)):
         with contextlib.suppress(Exception):  # decoders raise almost anything on damaged data
-            width, height = source.picture(index).size
-            return f"{width} x {height} pixels"
-    return "none"
+            return source.picture(index).size
+    return None
 
 
-def _packed_info(name: str, source: "PackedSource", verify: bool) -> int:
+def _packed_info(options: argparse.Namespace, source: "PackedSource") -> int:
     import numpy as np
 
     index, plan, counts = source.index, source.index.plan, dict[str, int]()
     if source.labels is not None:
         numbers = np.bincount(source.labels, minlength=len(source.classes)).tolist()
         counts = dict(zip(source.classes, numbers, strict=True))
-    damaged = list(source.damaged()) if verify else []
+    name, damaged = options.source, list(source.damaged()) if options.verify else []
     size = sum(file.bytes for _, _, file in index.shards) / 2**20
     names = ", which skipped.jsonl names" if index.skipped else ""
     lines = {
         "source": f"{name}, packed from {plan.source}",
         "images": f"{index.count:,}",
         "each": f"{plan.resolution} x {plan.resolution} pixels, {'grey' if plan.channels == 1 else 'RGB'}",
-        "files": f"{len(index.shards)} of {size:,.1f} MiB in all",
+        "files": f"{len(index.shards)}, {size:,.1f} MiB in all",
         "classes": f"{len(counts)}" if counts else "none",
         **{f"  {name}": f"{count:,}" for name, count in counts.items()},
-        "left out": f"{index.skipped:,} images of the source{names}",
+        "left out": f"{counted(index.skipped, 'image')} of the source{names}",
     }
-    if verify:
-        lines["verified"] = f"{len(damaged)} files are damaged" if damaged else "every file is whole"
-    _print(lines)
+    said: dict[str, Any] = {"source": name, "packed_from": plan.source, "images": index.count}
+    said |= {"resolution": plan.resolution, "channels": plan.channels, "files": len(index.shards)}
+    said |= {"classes": counts, "left_out": index.skipped}
+    if options.verify:
+        said["damaged"] = damaged
+        lines["verified"] = _verdict(damaged)
+    answer(options, said, aligned(lines))
     if damaged:
         raise UserError(
             f"{name} has damaged files, {', '.join(damaged)}: pack it again into another folder, or copy "
@@ -118,10 +139,10 @@ def _packed_info(name: str, source: "PackedSource", verify: bool) -> int:
     return 0
 
 
-def _print(lines: dict[str, str]) -> None:
-    longest = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:{longest}}  {value}")
+def _verdict(damaged: list[str]) -> str:
+    if not damaged:
+        return "every file is whole"
+    return f"{counted(len(damaged), 'file')} {'is' if len(damaged) == 1 else 'are'} damaged"
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -140,10 +161,14 @@ def _pack(options: argparse.Namespace) -> int:
     with _ended_by_signals(), _Progress(len(source), options.quiet) as progress:
         new = pack(source, options.out, plan, workers=workers, progress=progress)
     done = open_source(str(options.out))
+    left = len(source) - len(done)
     said = "Packed" if new else "It is already packed:"
-    print(f"{said} {len(done):,} images of {side} x {side} pixels in {options.out}.")
-    if left := len(source) - len(done):
-        print(f"{left:,} were left out; skipped.jsonl names them.")
+    text = f"{said} {counted(len(done), 'image')} of {side} x {side} pixels in {options.out}."
+    if left:
+        text += f"\n{left:,} {'was' if left == 1 else 'were'} left out; skipped.jsonl names "
+        text += "it." if left == 1 else "them."
+    facts = {"source": options.source, "out": options.out, "images": len(done), "left_out": left}
+    answer(options, facts | {"resolution": side, "channels": options.channels, "new": new}, text)
     return 0
 
 
@@ -158,7 +183,7 @@ def _first_side(source: "Source", options: argparse.Namespace) -> int:
             picture.load()
             side = min(picture.size)
             if MIN_SIDE <= side <= MAX_SIDE:
-                if not options.quiet:
+                if not (options.quiet or options.json):
                     print(f"Images of {side} x {side} pixels, as the first one; --resolution changes that.")
                 return side
     raise UserError(f"{options.source} has no readable image: pass --data that `vitgan data info` can read.")
@@ -190,7 +215,7 @@ class _Progress:
         self._total, self._quiet, self._bar = total, quiet, None
         self._first: tuple[int, float] | None = None
         self._shown = time.monotonic()
-        if not quiet and sys.stderr.isatty():
+        if not quiet and can_draw(sys.stderr):
             self._bar = tqdm(total=total, unit=" images", dynamic_ncols=True, file=sys.stderr)
 
     def __enter__(self) -> "_Progress":

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, answer
 
 SUMMARY = "find directions of the latent space, and show what changes along them"
 EXAMPLES = """examples:
@@ -21,6 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
     parser.add_argument("--out", type=Path, metavar="DIR", help="(RUN/directions)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,6 +44,5 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or (Path("directions") if own else folder / "directions")
     chosen = {name: getattr(options, name) for name in ("count", "seed", "reach", "label")}
     written = write_directions(load(options.run).to(device), out, **chosen)
-    for path in written:
-        print(f"Wrote {path}")
+    answer(options, {"run": options.run, "files": written}, "\n".join(f"Wrote {path}" for path in written))
     return 0

@@ -1,12 +1,13 @@
 """`vitgan evaluate`: a run's or a folder's generated images against real ones."""
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, aligned, answer, counted
+from vitgan.written import check_writable, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ SUMMARY = "measure a run's images against real ones: FID, IS, KID, precision and
 EXAMPLES = """examples:
   vitgan evaluate runs/digits --features classifier
   vitgan evaluate runs/cifar10 --json fid.json
+  vitgan evaluate runs/cifar10 --json --quiet > fid.json
   vitgan evaluate GENERATED.zip --data REAL.zip --metrics fid,kid
 """
 SHOWN_CLASSES = 20  # of more, only the smallest and the largest share are printed
@@ -62,8 +64,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resize", action="store_true", help="bring other real images to size, as in training"
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write protocol and numbers there")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_output(parser, file="write protocol and numbers there, or print them and nothing else")
     parser.epilog = EPILOG
 
 
@@ -73,19 +74,13 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--count must be at least 1, not {options.count}.")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed must be at least 0, and less than 2^63, not {options.seed}.")
-    if options.json is not None and options.json.is_dir():
-        raise UserError(f"{options.json} is a folder: name a file with --json.")
+    check_writable(options.json)
     from vitgan.metrics import protocol
 
     metrics = None if options.metrics is None else protocol.parse_metrics(options.metrics)
     evaluation = _evaluate(options, metrics)
-    _print(evaluation)
-    if options.json is not None:
-        from vitgan.replacing import replacing
-
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+    answer(options, evaluation.to_dict(), _text(evaluation))
+    write_json(options.json, evaluation.to_dict())
     return 0
 
 
@@ -181,7 +176,8 @@ def _drawn(images: "ImageSet", options: argparse.Namespace) -> "Tensor":
 
     if options.count is not None and options.count > len(images):
         raise UserError(
-            f"{images.name} has {len(images)} images, fewer than --count {options.count}: ask for fewer."
+            f"{images.name} has {counted(len(images), 'image')}, fewer than --count {options.count}: "
+            "ask for fewer."
         )
     return images.get(chosen(len(images), options.count or MOST, options.seed).tolist())
 
@@ -194,16 +190,12 @@ def _untouched(side: int) -> str:
     return f"none: every picture has {side} x {side} pixels"
 
 
-def _print(evaluation: "Evaluation") -> None:
+def _text(evaluation: "Evaluation") -> str:
     """Numbers, then the protocol, one a line; very many classes are left to --json."""
     shares = [name for name in evaluation.metrics if name.startswith("class_share_")]
     hidden = set(shares) if len(shares) > SHOWN_CLASSES else set()
     numbers = {name: f"{value:.6g}" for name, value in evaluation.metrics.items() if name not in hidden}
     facts = evaluation.protocol.to_dict()
     facts.update(facts.pop("settings"))
-    width = max(map(len, [*numbers, *facts]))
-    for name, value in numbers.items():
-        print(f"{name:{width}}  {value}")
-    print("\nprotocol")
-    for name, value in facts.items():
-        print(f"{name:{width}}  {value}")
+    lines = aligned({**numbers, **facts}).splitlines()
+    return "\n".join([*lines[: len(numbers)], "", "protocol", *lines[len(numbers) :]])

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from vitgan.terminal import add_output, answer
+
 SUMMARY = "write a run's generator as a folder with a model card, or as an ONNX file"
 EXAMPLES = """examples:
-  vitgan export runs/digits --out digits            a folder with weights and a model card
+  vitgan export runs/digits --out digits         weights and a model card
   vitgan export runs/digits --format onnx --out digits.onnx
 """
 
@@ -35,6 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="scores for the card, of `vitgan evaluate --json` (the run's own)",
     )
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.format == "safetensors":
         export_folder(options.run, options.out, license_id=options.license, evaluation=options.evaluation)
-        print(f'Wrote {options.out}: vitgan.load("{options.out}") loads it.')
+        text = f'Wrote {options.out}: vitgan.load("{options.out}") loads it.'
+        answer(options, {"run": options.run, "out": options.out, "format": options.format}, text)
         return 0
     from vitgan.sharing.onnx import OPSET, export_onnx
 
@@ -52,6 +56,11 @@ def run(options: argparse.Namespace) -> int:
     facts = {"recipe": description["recipe"]["name"], "images_seen": str(description["images"])}
     found = export_onnx(generator, options.out, facts)
     inputs = f"z (B, {generator.latent_dim})" + (", labels (B,)" if generator.classes else "")
-    print(f"Wrote {options.out}: opset {OPSET}, {inputs} to images in [-1, 1], any B.")
-    print(f"onnxruntime and torch differ by {found:.1e} at most.")
+    said = {"run": options.run, "out": options.out, "format": options.format, "opset": OPSET}
+    answer(
+        options,
+        said | {"latent_dim": generator.latent_dim, "classes": generator.classes, "difference": found},
+        f"Wrote {options.out}: opset {OPSET}, {inputs} to images in [-1, 1], any B.\n"
+        f"onnxruntime and torch differ by {found:.1e} at most.",
+    )
     return 0

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from vitgan.errors import UserError
+from vitgan.terminal import STDOUT, add_output, answer, counted
+from vitgan.written import check_writable
 
 SUMMARY = "look into a trained run: spectra, Lipschitz bounds, attention, rank"
 EXAMPLES = """examples:
@@ -22,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the images and the latents (0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go (RUN/inspect)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where the numbers go (DIR/inspect.json)")
+    add_output(parser, file="where the numbers go (DIR/inspect.json); without PATH print them too")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,8 +36,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.run / "inspect" if options.out is None else options.out
     if out.is_file():
         raise UserError(f"{out} is a file: choose a folder with --out.")
-    if options.json is not None and options.json.is_dir():
-        raise UserError(f"{options.json} is a folder: name a file with --json.")
+    check_writable(options.json)
     from vitgan.diagnostics import inspect_run
     from vitgan.diagnostics.tables import table
     from vitgan.engine.train import choose_device
@@ -48,8 +49,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         out=out,
         device=choose_device(options.device),
-        json_path=options.json,
+        json_path=None if options.json == STDOUT else options.json,
     )
-    print(table(result))
-    print(f"\n{len(result['figures'])} pictures in {out}")
+    answer(options, result, f"{table(result)}\n\n{counted(len(result['figures']), 'picture')} in {out}")
     return 0

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, answer, counted
 
 SUMMARY = "walk from seed to seed, as a film strip, a GIF or a film"
 EXAMPLES = """examples:
@@ -21,6 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help=".png, .gif or .mp4")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,5 +44,6 @@ def run(options: argparse.Namespace) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     frames = walk(generator, options.seeds, options.frames, label=options.label)
     save_frames(options.out, frames, fps=options.fps)
-    print(f"Wrote {options.out}: {len(frames)} frames.")
+    facts = {"run": options.run, "out": options.out, "seeds": options.seeds, "frames": len(frames)}
+    answer(options, facts, f"Wrote {options.out}: {counted(len(frames), 'frame')}.")
     return 0

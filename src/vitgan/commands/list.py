@@ -3,19 +3,26 @@
 import argparse
 
 from vitgan import recipes
+from vitgan.terminal import add_output, json_of
 
-SUMMARY = "list the recipes"
+SUMMARY = "list the recipes, and the rows of the tables"
 EXAMPLES = """examples:
   vitgan list
+  vitgan list --json
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """It has no arguments."""
+    """Its arguments."""
+    add_output(parser, quiet=False)
 
 
-def run(options: argparse.Namespace) -> int:  # noqa: ARG001
+def run(options: argparse.Namespace) -> int:
     """Print one line a recipe, one a row; returns the exit code."""
+    if options.json:
+        summaries = {name: recipes.summary(name) for name in recipes.names()}
+        print(json_of({"recipes": summaries, "bases": recipes.BASES, "tables": recipes.ROWS}))
+        return 0
     width = max(map(len, recipes.names()))
     for name in recipes.names():
         print(f"{name:{width}}  {recipes.summary(name)}")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, answer, can_draw
 
 SUMMARY = "find the latent whose image is nearest to a picture"
 EXAMPLES = """examples:
@@ -22,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for what is found")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--seed must be at least 0, and less than 2^63.")
     if options.out.is_file():
         raise UserError(f"{options.out} is a file: give a folder with --out.")
+    if not options.image.is_file():
+        why = "it is a folder" if options.image.is_dir() else "No such file"
+        raise UserError(f"{options.image} cannot be read ({why}): give the file of a picture.")
     from vitgan import load
     from vitgan.engine.train import choose_device
     from vitgan.latent import project, read_picture
@@ -42,21 +46,28 @@ def run(options: argparse.Namespace) -> int:
     generator = load(options.run).to(device)
     picture, label = read_picture(options.image, generator), label_of(generator, options.label)
     options.out.mkdir(parents=True, exist_ok=True)
-    shown = None if options.quiet or not sys.stderr.isatty() else _show
-    search = {"steps": options.steps, "label": label, "seed": options.seed, "progress": shown}
-    found = project(generator, picture, **search)
+    with _bar(options.steps) as bar:
+
+        def show(step: int, steps: int, loss: float) -> bool:  # noqa: ARG001
+            bar.set_postfix_str(f"difference {loss:.4g}", refresh=False)
+            bar.update(step - bar.n)
+            return True
+
+        search = {"steps": options.steps, "label": label, "seed": options.seed, "progress": show}
+        found = project(generator, picture, **search)
     _write(options.out, picture, found)
-    print(
-        f"Wrote {options.out}: mean squared difference {found.difference:.4g}, "
-        f"{found.losses[0]:.4g} at the start."
-    )
+    facts = {"run": options.run, "image": options.image, "out": options.out}
+    numbers = {"difference": found.difference, "difference_at_start": found.losses[0]}
+    text = f"mean squared difference {found.difference:.4g}, {found.losses[0]:.4g} at the start."
+    answer(options, facts | numbers, f"Wrote {options.out}: {text}")
     return 0
 
 
-def _show(step: int, steps: int, loss: float) -> bool:
-    end = "\n" if step == steps else ""
-    print(f"\r{step} of {steps}, difference {loss:.4g} ", end=end, file=sys.stderr, flush=True)
-    return True
+def _bar(steps: int):
+    from tqdm import tqdm
+
+    hidden = not can_draw(sys.stderr)
+    return tqdm(total=steps, unit=" steps", file=sys.stderr, disable=hidden, leave=False, dynamic_ncols=True)
 
 
 def _write(out: Path, picture, found) -> None:

@@ -2,9 +2,12 @@
 
 import argparse
 
+from vitgan.terminal import add_output, answer
+
 SUMMARY = "upload a run's generator with its card to the Hugging Face Hub"
 EXAMPLES = """examples:
   vitgan push runs/faces USER/faces --license cc-by-4.0
+  vitgan push runs/faces USER/faces --private
 """
 
 
@@ -18,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="of the weights, for the card, as cc-by-4.0 (an export's own, or other)",
     )
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,5 +29,6 @@ def run(options: argparse.Namespace) -> int:
     from vitgan.sharing.hub import push
 
     address = push(options.run, options.identity, private=options.private, license_id=options.license)
-    print(f'It is at {address}; vitgan.load("{options.identity}") loads it.')
+    facts = {"run": options.run, "id": options.identity, "address": address}
+    answer(options, facts, f'It is at {address}; vitgan.load("{options.identity}") loads it.')
     return 0

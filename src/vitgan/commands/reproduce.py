@@ -1,11 +1,15 @@
 """`vitgan reproduce TABLE`: the deck's tables, every row trained and measured alike."""
 
 import argparse
+import sys
 from pathlib import Path
+
+from vitgan.terminal import add_output, answer, json_of
 
 SUMMARY = "train and measure every row of a table of the paper alike"
 EXAMPLES = """examples:
   vitgan reproduce generator --minutes 2
+  vitgan reproduce generator --list
   vitgan reproduce architectures --data IMAGES.zip --rows vitgan,stylegan2
 """
 EPILOG = (
@@ -37,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="rows trained at a time (1)")
     parser.add_argument("--list", action="store_true", help="print the rows and their printed figures")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    add_output(parser)
     parser.epilog = EPILOG
 
 
@@ -49,12 +53,18 @@ def run(options: argparse.Namespace) -> int:
     from vitgan.tables import reproduce
 
     names = ("data", "minutes", "images", "out", "size", "resolution", "seed", "features", "count")
-    settings = {name: getattr(options, name) for name in (*names, "device", "jobs", "quiet")}
+    settings = {name: getattr(options, name) for name in (*names, "device", "jobs")}
+    settings["quiet"] = options.quiet or options.json
     if options.metrics is not None:
         settings["metrics"] = parse_metrics(options.metrics)
     done = reproduce(options.table, rows=_rows(options), **settings)
+    if options.json:
+        print(json_of(done.table))
     if done.interrupted:
         return 130
+    if done.failed and settings["quiet"]:
+        wrong = f"{', '.join(done.failed)} failed: {done.folder / 'table.md'} says why"
+        print(f"vitgan: {wrong}. The same command tries again.", file=sys.stderr)
     return 1 if done.failed else 0
 
 
@@ -71,10 +81,19 @@ def _list(options: argparse.Namespace) -> int:
     form = {"resolution": options.resolution or 32, "channels": 3}
     rows = select(options.table, _rows(options), size=options.size or "small", **form)
     names, labels = (max(map(len, words)) for words in zip(*((r.name, r.label) for r in rows), strict=True))
+    lines = []
     for row in rows:
         figures = [f"{data} {_shown(fid)} / {_shown(score)}" for data, (fid, score) in row.printed.items()]
-        print(f"{row.name:{names}}  {row.label:{labels}}  {', '.join(figures)}".rstrip())
-    print("\nFigures: FID / IS, as the deck prints them.")
+        lines.append(f"{row.name:{names}}  {row.label:{labels}}  {', '.join(figures)}".rstrip())
+    kinds = ("fid", "is")
+    facts = {
+        row.name: {
+            "label": row.label,
+            "printed": {k: dict(zip(kinds, v, strict=True)) for k, v in row.printed.items()},
+        }
+        for row in rows
+    }
+    answer(options, facts, "\n".join([*lines, "", "Figures: FID / IS, as the deck prints them."]))
     return 0
 
 

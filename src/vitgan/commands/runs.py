@@ -1,8 +1,9 @@
 """`vitgan runs`: what has been trained, and what is being trained."""
 
 import argparse
-import json
 from pathlib import Path
+
+from vitgan.terminal import add_output, json_of
 
 SUMMARY = "list the runs of a folder: recipe, images seen, score, last sample, state"
 EXAMPLES = """examples:
@@ -13,8 +14,15 @@ EXAMPLES = """examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("runs"), help="(runs)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        type=Path,
+        default=Path("runs"),
+        help="a folder of runs, or one run (runs)",
+    )
+    add_output(parser, quiet=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     found = overview(options.folder)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json_of(found))
         return 0
     if not found:
         print(f"There are no runs in {options.folder}: start one with `vitgan train`.")

@@ -4,10 +4,12 @@ import argparse
 from pathlib import Path
 
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, answer, counted
 
 SUMMARY = "draw images from a trained run"
+OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".zip")
 EXAMPLES = """examples:
-  vitgan sample digits --out grid.png               the package's own, without training
+  vitgan sample digits --out grid.png            the package's own, no training
   vitgan sample runs/faces --count 1000 --out samples/
   vitgan sample runs/faces --truncation 0.7 --scale 4 --out large.png
 """
@@ -40,6 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".png: a grid; .npz: an array; else a folder of PNGs",
     )
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--truncation must be from 0 to 1, not {options.truncation}.")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed must be at least 0, and less than 2^63, not {options.seed}.")
+    if options.out.suffix.lower() in OTHER_PICTURES:
+        raise UserError(f"{options.out} cannot be written: end --out in .png or .npz, or name a folder.")
     from vitgan import load
     from vitgan.engine.images import save_images
 
@@ -58,4 +63,7 @@ def run(options: argparse.Namespace) -> int:
         options.count, seed=options.seed, truncation=options.truncation, scale=options.scale
     )
     save_images(options.out, images)
+    names = ("run", "out", "count", "seed", "truncation", "scale")
+    facts = {name: getattr(options, name) for name in names}
+    answer(options, facts, f"Wrote {options.out}: {counted(options.count, 'image')}.")
     return 0

@@ -1,21 +1,25 @@
 """`vitgan train`: train a recipe, or go on training it."""
 
 import argparse
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitgan import recipes
 from vitgan.errors import UserError
+from vitgan.terminal import add_output, aligned, answer, json_of
 
 if TYPE_CHECKING:
     from vitgan.engine.supervised_recipes import AnyRecipe
 
 SUMMARY = "train a recipe, or go on training it"
 EXAMPLES = """examples:
-  vitgan train                                      real handwritten digits, in minutes
+  vitgan train                                   real handwritten digits
   vitgan train cifar10 --data IMAGES.zip --minutes 60
   vitgan train celeba --data FOLDER --out runs/faces --dry-run
-  vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/other
+  vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/a
+  vitgan train digits --settings                 what --PART.FIELD may be
   torchrun --nproc-per-node 8 -m vitgan train cifar10 --data packed
 """
 
@@ -46,10 +50,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say what would happen (parameters, memory, images/s, hours) after a few steps; write nothing",
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument(
         "--settings", action="store_true", help="list every setting --PART.FIELD of the recipe with its value"
     )
+    add_output(parser)
     parser.epilog = "Every other setting of the recipe: --PART.FIELD VALUE, as --generator.width 192."
 
 
@@ -71,12 +75,18 @@ def run(options: argparse.Namespace) -> int:
     if options.minutes is not None and options.images is None:
         given["--training.images"] = "None"
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    recipe = override(recipe, [*flags, *options.overrides], show=options.settings)
+    shows = options.settings and not (options.json or options.quiet)
+    recipe = override(recipe, [*flags, *options.overrides], show=shows)
+    if options.settings:
+        answer(options, recipe.to_dict(), "")
+        return 0
     if options.dry_run:
         return _rehearse(options, recipe)
     from vitgan import train
 
     outcome = train(recipe, out=options.out, device=options.device, quiet=options.quiet)
+    if options.json and os.environ.get("RANK", "0") == "0":
+        print(json_of(asdict(outcome)))
     return 0 if outcome.ended == "complete" else 130
 
 
@@ -89,8 +99,6 @@ def _rehearse(options: argparse.Namespace, recipe: "AnyRecipe") -> int:
         raise UserError("--dry-run measures one process: start it without torchrun.")
     folder = options.out or Path("runs") / recipe.name
     with threads(recipe.training.threads):
-        lines = rehearse(recipe, folder, device=choose_device(options.device)).lines()
-    longest = max(map(len, lines))
-    for name, text in lines.items():
-        print(f"{name:{longest}}  {text}")
+        found = rehearse(recipe, folder, device=choose_device(options.device))
+    answer(options, asdict(found), aligned(found.lines()))
     return 0

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vitgan.data.stream_source import Sample, Stream
 from vitgan.data.transforms import UnreadableImage, read_bounded, reason
 from vitgan.errors import UserError
 from vitgan.replacing import replacing
+from vitgan.terminal import can_draw
 
 FIRST = 64  # images whose sizes tell how large a window may be
 
@@ -109,6 +111,8 @@ def _library() -> Any:
         raise UserError(
             'hf: needs the library `datasets`, which is not there: pip install "vitgan[hub]".'
         ) from error
+    if not can_draw(sys.stderr):
+        datasets.disable_progress_bars()
     return datasets
 
 

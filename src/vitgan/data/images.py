@@ -137,7 +137,8 @@ class MemoryImages(ImageSet):
             raise _no_readable(self.name, skipped[0])
         for item in skipped:
             logger.warning("%s of %s was left out: %s.", item.name, self.name, item.reason)
-        logger.warning("%d of the %d images of %s were left out.", len(skipped), total, self.name)
+        verb = "was" if len(skipped) == 1 else "were"
+        logger.warning("%d of the %d images of %s %s left out.", len(skipped), total, self.name, verb)
 
 
 class LazyImages(ImageSet):

@@ -18,6 +18,7 @@ from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import build_networks
 from vitgan.errors import UserError
 from vitgan.models import Generator
+from vitgan.terminal import counted
 from vitgan.weights import load_weights, within
 
 BATCH = 16  # images of one pass
@@ -94,7 +95,8 @@ def _open(recipe: Recipe, data: str | None, count: int, classes: int) -> ImageSe
     images = options.build()
     if len(images) < count:
         raise UserError(
-            f"{images.name} has {len(images)} images, fewer than --count {count}: set --count {len(images)}."
+            f"{images.name} has {counted(len(images), 'image')}, fewer than --count {count}: "
+            f"set --count {len(images)}."
         )
     if len(images.classes) != classes:
         raise UserError(

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from vitgan.terminal import counted
+
 
 def table(result: dict[str, Any]) -> str:
     """Every number of `inspect_run` that fits a line, by section."""
@@ -17,9 +19,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _head(protocol: dict[str, Any]) -> Iterator[str]:
+    reals = counted(protocol["count"], "real image")
     yield (
-        f"{protocol['recipe']} at {protocol['images_seen']:,} images: {protocol['count']} real images of "
-        f"{protocol['data']} and as many fakes, seed {protocol['seed']}"
+        f"{protocol['recipe']} at {protocol['images_seen']:,} images: {reals} of {protocol['data']} and as "
+        f"many fakes, seed {protocol['seed']}"
     )
 
 

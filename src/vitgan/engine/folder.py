@@ -24,7 +24,7 @@ from vitgan.engine.checkpoint import (
 from vitgan.engine.exported import is_exported, read_exported
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, SirenRecipe, read_recipe
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
 from vitgan.json_text import read_json
 from vitgan.models import Generator
 from vitgan.replacing import replacing
@@ -155,6 +155,12 @@ def _kept(path: Path) -> list[Path]:
     return [folder for folder in numbered(path) if (folder / DESCRIPTION).exists()]
 
 
+def _near(path: Path) -> list[str]:
+    """The runs beside `path`, and the generator of the package."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return ["digits", *(str(one) for one in beside if one.is_dir() and is_run(one))]
+
+
 def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a run folder's newest whole checkpoint, of one checkpoint's folder, or of an
     exported one.
@@ -170,8 +176,15 @@ def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(f"The checkpoint {path} is damaged: {damage}.") from damage
     if kept := _kept(path):
         return read_run(kept[-1])
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file and is not a run folder: train one with `vitgan train`, or pass its folder."
+        )
     if not path.is_dir():
-        raise UserError(f"{path} is not a run folder: train one with `vitgan train --out {path}`.")
+        raise UserError(
+            f"{path} is not a run folder: train one with `vitgan train --out {path}`."
+            f"{did_you_mean(str(path), _near(path))}"
+        )
     if not checkpoints(path):
         raise UserError(f"{path} has no checkpoint yet: train it first, `vitgan train --out {path}`.")
     found = load_newest(path, _warn)

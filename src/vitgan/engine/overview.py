@@ -24,6 +24,8 @@ def overview(folder: Path) -> list[dict[str, Any]]:
     Keys: run, recipe, data, images, score, last sample, state. Files that cannot be read are passed over.
     Raises UserError where there is no such folder.
     """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: give a folder of runs, or a run's folder.")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: start a run with `vitgan train --out {folder}/NAME`.")
     if is_run(folder):

@@ -1,11 +1,11 @@
 """What a person who watches a run sees: one bar on a terminal, else a plain line now and then."""
 
-import os
 import sys
 import time
 from collections import deque
 from datetime import datetime
-from typing import TextIO
+
+from vitgan.terminal import can_draw
 
 SECONDS_BETWEEN_LINES, MOST_SECONDS_BETWEEN_LINES = 10.0, 600.0
 LINES_A_SESSION = 60  # after so many lines the seconds between them grow with the time that has passed
@@ -37,7 +37,7 @@ class Progress:
         self._recent = deque([(images_seen, seconds)])  # (images, seconds), oldest first
         self._quiet = quiet
         self._unseen: tuple[int, float, dict[str, float]] | None = None  # the last update, until it is shown
-        self._bar = _bar(self._bounded) if not quiet and _can_draw(sys.stderr) else None
+        self._bar = _bar(self._bounded) if not quiet and can_draw(sys.stderr) else None
         self._began, self._last_shown = seconds, -float("inf")
         self._last_line = time.monotonic()
 
@@ -134,11 +134,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _can_draw(stream: TextIO) -> bool:
-    # A pseudo-terminal that says it has no rows, as some containers give, shows no bar at all.
-    return stream.isatty() and all(os.get_terminal_size(stream.fileno()))
 
 
 def _bar(bounded: bool):

@@ -17,6 +17,7 @@ from vitgan.engine.progress import clock
 from vitgan.engine.supervised import build_task
 from vitgan.engine.supervised_recipes import AnyRecipe
 from vitgan.engine.task import Task
+from vitgan.terminal import counted
 
 LEAST_STEPS, LEAST_SECONDS = 5, 3.0  # measured after the first two steps, which are slower
 
@@ -53,10 +54,10 @@ class Rehearsal:
         end = "none: give --images or --minutes"
         if self.hours is not None:
             end = f"{clock(3600 * self.hours)} from now"
-        left = "" if self.images_left is None else f", {self.images_left:,} images left"
+        left = "" if self.images_left is None else f", {counted(self.images_left, 'image')} left"
         return {
             **own,
-            "data": f"{self.images:,} images, {where}",
+            "data": f"{counted(self.images, 'image')}, {where}",
             "run": begin + left,
             "memory": "unknown" if self.memory is None else f"{self.memory / 2**20:,.0f} MiB at its peak",
             "speed": f"{self.images_per_second:,.1f} images/s",

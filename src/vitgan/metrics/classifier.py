@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vitgan.errors import UserError
 from vitgan.metrics.cache import Cache, key_of
 from vitgan.options import check, to_dict
+from vitgan.terminal import can_draw
 from vitgan.weights import misfit
 
 VERSION = 1  # of network and training: raise it when the same options give another classifier
@@ -206,7 +207,7 @@ def _fit(
     )
     draws = torch.Generator().manual_seed(options.seed)
     batches = _batches(seen, options, draws)
-    hidden = quiet or None  # None: shown on a terminal alone
+    hidden = quiet or not can_draw(sys.stderr)
     bar = tqdm(
         batches, "training the classifier", unit=" steps", file=sys.stderr, disable=hidden, leave=False
     )

@@ -27,6 +27,7 @@ from vitgan.metrics.images import RealImages
 from vitgan.metrics.protocol import METRICS, MOST, Evaluation, Protocol, check_counts, check_metrics
 from vitgan.metrics.statistics import Features
 from vitgan.models import Generator
+from vitgan.terminal import can_draw
 
 # With classifier features nothing bears the name of a number of the literature.
 CLASSIFIER_NAMES = {
@@ -177,7 +178,7 @@ class Evaluator:
         from tqdm import tqdm
 
         parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-        hidden = self.quiet or None  # None: shown on a terminal alone
+        hidden = self.quiet or not can_draw(sys.stderr)
         with tqdm(total=count, desc=f"{kind} images", file=sys.stderr, disable=hidden, leave=False) as bar:
             for batch in (part for read in batches for part in read.split(self.extractor.batch)):
                 found = self.extractor.features(batch)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import os
+import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from vitgan.errors import UserError
 from vitgan.metrics.classifier import Trained
 from vitgan.metrics.protocol import Metric
+from vitgan.terminal import can_draw
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of it
 WEIGHTS_URL = (
@@ -162,9 +164,10 @@ def _official_weights(quiet: bool) -> Path:
     path = weights_path()
     if path.is_file():
         return path
+    shown = not quiet and can_draw(sys.stderr)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(WEIGHTS_URL, str(path), hash_prefix=WEIGHTS_SHA, progress=not quiet)
+        torch.hub.download_url_to_file(WEIGHTS_URL, str(path), hash_prefix=WEIGHTS_SHA, progress=shown)
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: another hash
         raise UserError(
             f"The Inception weights could not be downloaded ({_line(error)}): fetch {WEIGHTS_URL} and put it "
@@ -250,7 +253,7 @@ def _open_registered(name: str, kind: Any, opening: Opening) -> FidelityExtracto
     try:
         with torch.random.fork_rng(devices=[]), tensors_only():
             names = list(dict.fromkeys(layers.values()))
-            module: nn.Module = kind(name, names, verbose=not opening.quiet).requires_grad_(False).eval()
+            module: nn.Module = kind(name, names, verbose=False).requires_grad_(False).eval()
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"torch-fidelity's extractor {name} cannot be built ({_line(error)}): it downloads its weights, "

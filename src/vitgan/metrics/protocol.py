@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
 from vitgan.options import brief
 
 Metric = Literal["fid", "is", "kid", "prdc"]
@@ -97,7 +97,8 @@ def check_metrics(names: list[str]) -> tuple[Metric, ...]:
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
         wrong = f"There is no metric {brief(unknown[0])}" if unknown else "--metrics names no metric"
-        raise UserError(f"{wrong}: choose from {', '.join(METRICS)}.")
+        guess = did_you_mean(unknown[0], METRICS) if unknown else ""
+        raise UserError(f"{wrong}: choose from {', '.join(METRICS)}.{guess}")
     return tuple(metric for metric in METRICS if metric in names)
 
 

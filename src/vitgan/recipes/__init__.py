@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
 
 # Name: (module of this package that holds `RECIPES[name]`, one line).
 INDEX = {
@@ -74,7 +74,8 @@ def get(name: str) -> Any:
         row = name.removeprefix(f"{base}-")
         if row != name and any(row in rows for rows in ROWS.values()):
             return import_module("vitgan.recipes.rows").row_recipe(base, row)
+    rows = [f"{base}-{row}" for base in BASES for table in ROWS.values() for row in table]
     raise UserError(
         f"There is no recipe {name!r}: choose one of {', '.join(INDEX)}, or a row of a table, BASE-ROW "
-        "(see `vitgan list`)."
+        f"(see `vitgan list`).{did_you_mean(name, [*INDEX, *rows])}"
     )

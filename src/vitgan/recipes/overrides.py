@@ -63,26 +63,33 @@ def override(recipe: Kind, arguments: Sequence[str], *, show: bool = False) -> K
     config = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     said = io.StringIO()
     try:
-        with contextlib.nullcontext() if show else contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             chosen = tyro.cli(
                 type(settings), args=words, default=settings, prog="vitgan train", config=config
             )
     except SystemExit as error:
         if error.code == 0:
+            print(_listing(said.getvalue()))
             raise
         _refuse(said.getvalue())
-    for place, number in _numbers(chosen, "-"):
-        _check_range(place, number)
+    for place, value in _leaves(chosen, "-"):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            _check_range(place, value)
     return _recipe(recipe, chosen)
 
 
-def _numbers(options: Any, where: str) -> Iterator[tuple[str, int | float]]:
-    """Every number with its flag, --generator.width."""
+def flags(recipe: AnyRecipe) -> list[str]:
+    """Every setting's, --generator.width."""
+    return [flag for flag, _ in _leaves(_settings(recipe), "-")]
+
+
+def _leaves(options: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every setting's flag with its value."""
     for field in dataclasses.fields(options):
         value, place = getattr(options, field.name), f"{where}.{field.name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
-            yield from _numbers(value, place)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield from _leaves(value, place)
+        else:
             yield place.replace("-.", "--", 1), value
 
 
@@ -131,6 +138,19 @@ def _recipe(recipe: Kind, chosen: Any) -> Kind:
         terms = [getattr(options, field.name) for field in dataclasses.fields(options)]
         parts[group] = tuple(term for term in terms if term.active)
     return dataclasses.replace(recipe, **parts)
+
+
+def _listing(said: str) -> str:
+    """Tyro's framed help as plain paragraphs: the part, its settings, below each its text."""
+    lines: list[str] = []
+    for line in said.splitlines()[1:]:
+        bare = re.sub(r"[│╭╮╰╯]|[─-]{3,}", " ", line).rstrip()
+        if title := re.match(r" *(\S+) options$", bare):
+            lines += ["", title[1]]
+        elif bare:
+            lines.append(bare)
+    shown = "\n".join(lines).partition("show this help message and exit")[2]
+    return shown.strip()
 
 
 def _refuse(said: str) -> NoReturn:

@@ -14,6 +14,7 @@ from vitgan.errors import UserError
 from vitgan.json_text import read_json
 from vitgan.sharing.folder import CARD, export_folder
 from vitgan.sharing.names import is_id
+from vitgan.terminal import can_draw
 
 HTTP_REFUSED = (401, 403)
 BARS = "HF_HUB_DISABLE_PROGRESS_BARS"  # the library's own setting
@@ -80,7 +81,7 @@ def _bars() -> Iterator[None]:
     """Within it the library's progress bars are off where no terminal shows them and nobody asked."""
     from huggingface_hub import utils
 
-    if sys.stderr.isatty() or BARS in os.environ or utils.are_progress_bars_disabled():
+    if can_draw(sys.stderr) or BARS in os.environ or utils.are_progress_bars_disabled():
         yield
         return
     utils.disable_progress_bars()

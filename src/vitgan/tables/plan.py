@@ -14,7 +14,7 @@ from vitgan.engine.evaluation import EvaluationOptions
 from vitgan.engine.recipe import Recipe
 from vitgan.engine.state import build_networks
 from vitgan.engine.train import choose_device
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
 from vitgan.metrics import METRICS, Evaluator
 from vitgan.metrics.images import GREY
 from vitgan.options import differences
@@ -158,7 +158,8 @@ def check_table(table: str) -> None:
     from vitgan.tables.rows import TABLES
 
     if table not in TABLES:
-        raise UserError(f"There is no table {table!r}: choose {', '.join(TABLES)}.")
+        guess = did_you_mean(table, TABLES)
+        raise UserError(f"There is no table {table!r}: choose {', '.join(TABLES)}.{guess}")
 
 
 def select(
@@ -174,7 +175,8 @@ def select(
     unknown = [name for name in names if name not in there]
     if unknown or not names:
         wrong = f"has no row {unknown[0]!r}" if unknown else "is asked for no row"
-        raise UserError(f"The table {table} {wrong}: choose from {', '.join(there)}.")
+        guess = did_you_mean(unknown[0], there) if unknown else ""
+        raise UserError(f"The table {table} {wrong}: choose from {', '.join(there)}.{guess}")
     return tuple(row for row in known if row.name in names)
 
 

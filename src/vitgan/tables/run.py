@@ -18,6 +18,7 @@ from vitgan.tables.plan import Plan, Request, prepare, write_settings
 from vitgan.tables.processes import Order, train_together
 from vitgan.tables.record import Record
 from vitgan.tables.write import write_tables
+from vitgan.terminal import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,10 @@ def _train(plan: Plan, interrupt: Interrupt) -> None:
         if interrupt:
             return
         done = total - len(left) + start
-        _say(plan, f"Training {', '.join(wave)} ({done} of {total} rows done) in {plan.out / 'rows'}.")
+        _say(
+            plan,
+            f"Training {', '.join(wave)} ({done} of {counted(total, 'row')} done) in {plan.out / 'rows'}.",
+        )
         train_together([_order(plan, name) for name in wave], interrupt)
         _measure_all(plan, interrupt)
 
@@ -120,7 +124,8 @@ def _written(plan: Plan, interrupt: Interrupt) -> Reproduction:
     if shown:
         write_tables(plan.out, table)
         write_figures(plan, table)
-        _say(plan, f"{len(shown)} of {len(plan.rows)} rows are in {plan.out / 'table.md'}.")
+        verb = "is" if len(shown) == 1 else "are"
+        _say(plan, f"{len(shown)} of {counted(len(plan.rows), 'row')} {verb} in {plan.out / 'table.md'}.")
     if interrupt:
         _say(plan, f"Stopped by {interrupt.signal_name}, saved. The same command goes on.")
     return Reproduction(folder=plan.out, table=table, failed=failed, interrupted=bool(interrupt))
