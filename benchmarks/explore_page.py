@@ -99,7 +99,7 @@ def arrive(page: Page, address: str) -> None:
 def picture(page: Page, out: Path, name: str) -> None:
     """A screenshot, once the page is at rest."""
     time.sleep(1)
-    page.screenshot(path=out / f"explore-{name}.png")
+    page.screenshot(path=out / f"explore-{name}.png", full_page=True)
 
 
 def tab(page: Page, name: str) -> None:

@@ -23,7 +23,7 @@ if CHROMIUM is None or any(importlib.util.find_spec(name) is None for name in ("
     pytest.skip("needs gradio, playwright and a Chromium", allow_module_level=True)
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright  # noqa: E402
 
-PATIENCE = 15_000  # milliseconds
+PATIENCE = 30_000  # milliseconds
 expect.set_options(timeout=PATIENCE)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 Open = Callable[[], Page]

@@ -238,7 +238,7 @@ def test_a_picture_is_cropped(visit: Callable[[str], Visitor]) -> None:
     visitor.ask("take", "one", visitor.upload("x.png", encoded(image)))
     framed, square = visitor.ask("crop", "one", 50, 100, 0)
     assert (pixels(square) == 200).all()
-    assert pictures(framed)[0].size == (40, 20)
+    assert pictures(framed)[0].size == (360, 180)
     assert pixels(visitor.ask("crop", "one", 100, 0, 50)[1]).max() == 10
 
 

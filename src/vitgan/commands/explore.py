@@ -7,7 +7,7 @@ from vitgan.errors import UserError
 
 SUMMARY = "look at trained runs on a local web page"
 EXAMPLES = """examples:
-  vitgan explore                        every run in runs/, and our digits
+  vitgan explore                        every run in runs/, and digits
   vitgan explore runs/faces --port 8000
 """
 

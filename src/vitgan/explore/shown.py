@@ -97,12 +97,15 @@ def patch_grid(image: Tensor, patch: int, overlap: int) -> Image.Image:
 
 
 def framed(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """An RGB picture, reduced to SIDE, with a frame around `box`: left, top, right, bottom."""
-    factor = min(1.0, SIDE / max(image.size))
-    small = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
+    """An RGB picture, brought to about SIDE, with a frame around `box`: left, top, right, bottom."""
+    factor = SIDE / max(image.size)
+    factor = float(int(factor)) if factor >= 1 else factor  # each pixel is enlarged alike
+    kernel = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     left, top, right, bottom = (round(edge * factor) for edge in box)
-    ImageDraw.Draw(small).rectangle((left, top, right - 1, bottom - 1), outline=EXTENDED, width=2)
-    return small
+    drawn = image.resize(size, kernel)
+    ImageDraw.Draw(drawn).rectangle((left, top, right - 1, bottom - 1), outline=EXTENDED, width=2)
+    return drawn
 
 
 def class_attention(maps: Tensor, head: int | None) -> Tensor:
