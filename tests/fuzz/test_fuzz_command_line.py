@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vitgan import recipes
 from vitgan.cli import COMMANDS, build_parser, main
+from vitgan.engine.run import Outcome
 from vitgan.errors import UserError
 
 Work = list[str]
@@ -190,13 +191,13 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     monkeypatch.chdir(place)
     np.save("images.npy", np.zeros((2, 8, 8), np.uint8))
     evaluation = SimpleNamespace(to_dict=dict)
-    table = SimpleNamespace(interrupted=False, failed=[])
+    table = SimpleNamespace(interrupted=False, failed=[], table={}, folder=Path("out"))
     for path, replacement in {
-        "vitgan.train": does("train", SimpleNamespace(ended="complete")),
+        "vitgan.train": does("train", Outcome(Path("out"), 8, 1.0, "complete")),
         "vitgan.load": lambda _: Generator(),
         "vitgan.engine.images.save_images": does("save", None),
         "vitgan.commands.evaluate._evaluate": does("evaluate", evaluation),
-        "vitgan.commands.evaluate._print": does("print", None),
+        "vitgan.commands.evaluate._text": does("text", ""),
         "vitgan.tables.reproduce": does("reproduce", table),
         "vitgan.diagnostics.inspect_run": does("inspect", {"figures": []}),
         "vitgan.diagnostics.tables.table": does("table", ""),
@@ -215,7 +216,7 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.explore.ports.free_port": does("port", 1),
     }.items():
         monkeypatch.setattr(path, replacement)
-    page = SimpleNamespace(build=does("build", None), serve=does("explore", None))
+    page = SimpleNamespace(serve=does("explore", None))
     monkeypatch.setitem(sys.modules, "vitgan.explore.app", page)
     return reached
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from vitgan.cli import Parser
+from vitgan.cli import 
+from vitgan.parser import Parser
 from vitgan.commands import evaluate
 from vitgan.data import DataOptions, ImageSet
 from vitgan.metrics import Evaluator, headline
