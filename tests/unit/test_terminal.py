@@ -339,13 +339,15 @@ def test_bash_completes_commands_flags_choices_recipes_and_files(
     cases = {
         "int": {"interpolate"},
         "data ": {"info", "pack"},
-        "train cifar10-": {"cifar10-small"},
+        "train vit-classifier-": {"vit-classifier-small"},
+        "train digits-tr": {"digits-transgan-xl"},
         "train --dev": {"--device"},
         "train --device ": {"cpu", "cuda"},
         "train --generator.wi": {"--generator.width"},
         "train --out em": {"empty"},
         "train --data im": {"images"},
         "sample pic": {"picture.png"},
+        "sample dig": {"digits"},
         "sample run --sc": {"--scale"},
         "sample run --scale ": {"1", "2", "4", "8"},
         "export run --format o": {"onnx"},
@@ -367,6 +369,44 @@ def test_bash_completes_commands_flags_choices_recipes_and_files(
     assert done.stderr == ""
     found = [set(line.split()) for line in done.stdout.splitlines()]
     assert dict(zip(cases, found, strict=True)) == cases
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish")
+def test_fish_completes(place: Path, tmp_path: Path, capsys: Said) -> None:
+    assert main(["completion", "fish"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    cases = {
+        "int": {"interpolate"},
+        "train --dev": {"--device"},
+        "train --device ": {"cpu", "cuda"},
+        "train digits-tr": {"digits-transgan-xl"},
+        "train --out em": {"empty/"},
+        "sample pic": {"picture.png"},
+        "sample dig": {"digits"},
+    }
+    asked = [f"complete -C {shlex.quote(f'vitgan {typed}')}; echo END" for typed in cases]
+    lines = [f"source {shlex.quote(str(tmp_path / 'script'))}", *asked]
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        check=True,
+        env=os.environ | home,
+    )
+    answers = done.stdout.split("END\n")[: len(cases)]
+    found = [{line.split("\t")[0] for line in answer.splitlines()} for answer in answers]
+    assert dict(zip(cases, found, strict=True)) == cases
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_finds_the_script_as_the_help_says(tmp_path: Path, capsys: Said) -> None:
+    assert main(["completion", "zsh"]) == 0
+    (tmp_path / "_vitgan").write_text(capsys.readouterr().out)
+    line = f"fpath+={shlex.quote(str(tmp_path))}; autoload -U compinit; compinit -u -D; print $_comps[vitgan]"
+    done = subprocess.run(["zsh", "-fc", line], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("_vitgan\n", "")
 
 
 @pytest.mark.parametrize(("shell", "flag"), [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")])

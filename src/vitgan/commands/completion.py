@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from vitgan import recipes
 
@@ -12,7 +14,7 @@ EXAMPLES = """examples:
   vitgan completion zsh > ~/.zfunc/_vitgan          (fpath+=~/.zfunc, compinit)
   vitgan completion fish > ~/.config/fish/completions/vitgan.fish
 """
-FILES = ("RUN", "SOURCE", "PATH", "IMAGE", "JSON", "OUT")  # arguments by their names in the help
+FILES = ("SOURCE", "PATH", "IMAGE", "JSON", "OUT")  # arguments by their names in the help
 FOLDERS = ("DIR",)
 
 
@@ -27,15 +29,18 @@ def run(options: argparse.Namespace) -> int:
 
     from vitgan.cli import build_parser
 
+    runs = _runs()
     parser = build_parser()
     _add_settings(parser)
     for action in _actions(parser):
-        if action.metavar in FILES:
+        if action.metavar in FILES or (action.metavar == "RUN" and action.type is Path):
             action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
+        elif action.metavar == "RUN":
+            action.complete = runs  # pyright: ignore[reportAttributeAccessIssue]
         elif action.metavar in FOLDERS:
             action.complete = shtab.DIRECTORY  # pyright: ignore[reportAttributeAccessIssue]
         elif action.metavar in ("RECIPE", "R") and action.type is not int:
-            action.choices = recipes.names()
+            action.choices = [*recipes.names(), *recipes.row_names()]
         elif action.metavar == "TABLE":
             action.choices = list(recipes.ROWS)
     print(shtab.complete(parser, options.shell))
@@ -49,6 +54,22 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
     for flag in flags(recipes.get("digits")):
         commands.choices["train"].add_argument(flag)
+
+
+def _runs() -> dict[str, Any]:
+    """What shtab completes RUN by: the package's generators, and files."""
+    from vitgan.sharing.names import PACKAGED
+
+    own = " ".join(PACKAGED)
+    function = "_vitgan_runs_or_files() {{\n{}\n}}"
+    bash = f'compgen -W "{own}" -- "$1"\ncompgen -f -- "$1"'
+    zsh = f"_alternative 'generators:generator:({own})' 'files:file:_files'"
+    return {
+        "bash": "_vitgan_runs_or_files",
+        "zsh": "_vitgan_runs_or_files",
+        "fish": f"{own} (__fish_complete_path (commandline -ct))",
+        "preamble": {"bash": function.format(bash), "zsh": function.format(zsh)},
+    }
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

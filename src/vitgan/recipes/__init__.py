@@ -58,6 +58,11 @@ def names() -> list[str]:
     return list(INDEX)
 
 
+def row_names() -> list[str]:
+    """Those of the tables' rows on each base."""
+    return [f"{base}-{row}" for base in BASES for table in ROWS.values() for row in table]
+
+
 def summary(name: str) -> str:
     """One line on a recipe."""
     return INDEX[name][1]
@@ -74,8 +79,7 @@ def get(name: str) -> Any:
         row = name.removeprefix(f"{base}-")
         if row != name and any(row in rows for rows in ROWS.values()):
             return import_module("vitgan.recipes.rows").row_recipe(base, row)
-    rows = [f"{base}-{row}" for base in BASES for table in ROWS.values() for row in table]
     raise UserError(
         f"There is no recipe {name!r}: choose one of {', '.join(INDEX)}, or a row of a table, BASE-ROW "
-        f"(see `vitgan list`).{did_you_mean(name, [*INDEX, *rows])}"
+        f"(see `vitgan list`).{did_you_mean(name, [*INDEX, *row_names()])}"
     )
