@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -48,6 +49,12 @@ class Parser(argparse.ArgumentParser):
                 return
             if word.startswith("--") and flag not in known:
                 self.error(f"There is no option {flag}", did_you_mean(flag, known))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """A help that cannot be written is an error as any other output; argparse says nothing."""
+        stream = file or sys.stderr
+        if message and stream is not None:
+            stream.write(message)
 
     def error(self, message: str, guess: str = "") -> NoReturn:
         """Raise UserError."""

@@ -300,9 +300,10 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_one_line() -> None:
+@pytest.mark.parametrize("word", ["list", "--help"])
+def test_a_full_disk_is_one_line(word: str) -> None:
     with Path("/dev/full").open("w") as full:
-        done = python("list", stdout=full)
+        done = python(word, stdout=full)
     assert done.returncode == 2
     assert re.fullmatch(r"vitgan: .*No space left.*\n", done.stderr)
 
