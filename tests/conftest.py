@@ -2,12 +2,14 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from sizes import TINY
 from standin_hub import Hub, serving
@@ -24,6 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="random inputs for each parser (300, fixed)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several processes each computes with one thread: more would wait for each other."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that a test starts
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

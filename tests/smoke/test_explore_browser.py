@@ -56,10 +56,6 @@ def address(runs: Path) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
         assert page.stdout.readline().startswith("vitgan explore: ")
-        for _ in range(600):
-            with socket.socket() as asked:
-                if asked.connect_ex(("127.0.0.1", port)) == 0:
-                    break
         yield f"http://127.0.0.1:{port}"
         page.terminate()
 

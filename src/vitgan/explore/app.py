@@ -33,8 +33,9 @@ def serve(folder: Path, first: str | None, *, host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="vitgan-explore-") as place:
         os.environ["GRADIO_TEMP_DIR"] = place
         page = build(Shelf(folder, first))
+        page.launch(**launch_options(host, port), prevent_thread_lock=True)
         print(f"vitgan explore: http://{host}:{port} (Ctrl-C ends it)", flush=True)
-        page.launch(**launch_options(host, port), prevent_thread_lock=False)
+        page.block_thread()
 
 
 def build(shelf: Shelf) -> gr.Blocks:
