@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from inputs import damaged, texts
 from test_fuzz_recipe import refused_in_one_sentence
 
-from vitgan.data import tars
+from vitgan.data import patterns
 from vitgan.data.arrays import open_array_file
 from vitgan.data.files import read_labels
-from vitgan.data.tars import expand, open_tars
+from vitgan.data.patterns import expand
+from vitgan.data.tars import open_tars
 from vitgan.errors import UserError
 
 NAMES = ["a/0.png", "a/1.png", "b/0.png"]
@@ -83,7 +84,7 @@ PIECES += ["{a}" * 2000, "{0..9}" * 6]
 
 
 def test_patterns_of_tar_files(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tars, "MOST_SHARDS", 300)
+    monkeypatch.setattr(patterns, "MOST_SHARDS", 300)
 
     def check(pieces: list[str]) -> None:
         try:

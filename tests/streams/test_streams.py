@@ -19,9 +19,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vitgan.cli import main
 from vitgan.data import batches, open_source
+from vitgan.data.patterns import expand
 from vitgan.data.stream_source import Stream
 from vitgan.data.streams import StreamImages, StreamReader
-from vitgan.data.tars import expand
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 
 Refused = Callable[..., str]

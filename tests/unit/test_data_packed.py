@@ -264,12 +264,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "import vitgan.data.conversion as conversion, vitgan.data.packing as packing, test_data_packed\n"
+        "import vitgan.data.conversion as conversion, vitgan.data.shards as shards, test_data_packed\n"
         "conversion.CHUNK_IMAGES = 2\n"
-        "close = packing._Writer._close\n"
+        "close = shards.ShardWriter._close\n"
         "def slowly(writer):\n"
         "    time.sleep(0.1); close(writer); time.sleep(0.1)\n"
-        "packing._Writer._close = slowly\n"
+        "shards.ShardWriter._close = slowly\n"
         "print('begin', flush=True)\n"
         "test_data_packed.packing(sys.argv[2], Path(sys.argv[3]))\n"
     )

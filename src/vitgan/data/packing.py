@@ -1,65 +1,31 @@
-"""`vitgan data pack`: a source, brought to one form, as a packed folder.
-
-While it is not finished, `OUT/.packing` holds `plan.json` and a note for every whole shard: its size and
-hash, where in the source the next one begins, and which images were left out; beside it their checksums.
-Shapes: n images, C channels, R resolution.
-"""
+"""`vitgan data pack`: a source, brought to one form, as a packed folder, whatever interrupts it."""
 
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
-import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from vitgan.data.conversion import Chunk, converted
 from vitgan.data.index import (
-    CHECKSUMS,
-    HEADER,
     INDEX,
-    LABELS,
     MAX_SHARDS,
     MAX_SIDE,
-    SKIPPED,
     Damaged,
-    File,
-    Index,
     Plan,
-    npy_header,
     read_checked,
     read_plan,
-    sha256_of,
-    shard_name,
-    write_checked,
-    written,
 )
 from vitgan.data.packed import PACKING, open_packed
+from vitgan.data.shards import PLAN, Left, ShardWriter, finish, whole_shards
 from vitgan.data.sources import Source
 from vitgan.errors import UserError
 
-PLAN, LOCK = "plan.json", ".lock"
+LOCK = ".lock"
 Progress = Callable[[int], None]  # is told up to which image of the source it has come
-
-
-Left = tuple[int, str, str]  # an image that is left out: number in the source, name, reason
-
-
-@dataclass(frozen=True)
-class Note:
-    """A whole shard."""
-
-    images: int
-    file: File
-    following: int
-    """Number in the source of the first image after it."""
 
 
 def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_mib: int) -> Plan:
@@ -110,15 +76,15 @@ def pack(source: Source, out: Path, plan: Plan, *, workers: int, progress: Progr
 
 
 def _pack(source: Source, out: Path, plan: Plan, workers: int, progress: Progress) -> None:
-    notes = list(_begin(out, plan))
+    notes = list(whole_shards(out, plan))
     start = notes[-1].following if notes else 0
     progress(start)
     with contextlib.closing(converted(source, plan, start=start, workers=workers)) as chunks:
-        rest = _write(chunks, _Writer(out, plan, notes, start), progress)
-    _finish(out, plan, source, notes, rest)
+        rest = _write(chunks, ShardWriter(out, plan, notes, start), progress)
+    finish(out, plan, source, notes, rest)
 
 
-def _write(chunks: Iterator[Chunk], writer: "_Writer", progress: Progress) -> list[Left]:
+def _write(chunks: Iterator[Chunk], writer: ShardWriter, progress: Progress) -> list[Left]:
     try:
         for chunk in chunks:
             writer.add(chunk)
@@ -191,165 +157,3 @@ def _told_if_full(out: Path) -> Iterator[None]:
             f"The disk of {out} is full: delete what you do not need there and give the same command again; "
             f"{kept} whole shards are kept."
         ) from error
-
-
-def _begin(out: Path, plan: Plan) -> Iterator[Note]:
-    """The notes of the shards that are whole; what else an interrupted packing left is deleted."""
-    (out / PACKING).mkdir(exist_ok=True)
-    if not (out / PACKING / PLAN).exists():
-        write_checked(out / PACKING / PLAN, "plan", asdict(plan))
-    number = 0
-    for number in itertools.count():
-        note = _note(out, number)
-        if note is None:
-            break
-        yield note
-    for path in [*out.glob("images-*.npy"), *out.glob("*.tmp")]:
-        if path.suffix == ".tmp" or path.name >= shard_name(number):
-            path.unlink()
-    for path in (out / PACKING).glob("[0-9]*"):
-        if path.name >= f"{number:05d}":
-            path.unlink()
-
-
-def _note(out: Path, number: int) -> Note | None:
-    """The note of a shard that is whole."""
-    try:
-        body = read_checked(out / PACKING / f"{number:05d}.json", "note")
-        file, checksums = File(**body["file"]), out / PACKING / f"{number:05d}.checksums"
-        whole = (out / shard_name(number)).stat().st_size == file.bytes
-        whole = whole and sha256_of(checksums) == body["checksums"]
-        return Note(body["images"], file, body["following"]) if whole else None
-    except (Damaged, OSError, KeyError, TypeError):
-        return None
-
-
-class _Writer:
-    """Writes the shards, one after the other, and a note when each is whole."""
-
-    def __init__(self, out: Path, plan: Plan, notes: list[Note], start: int) -> None:
-        self.out, self.plan, self.notes = out, plan, notes
-        self._following = start
-        self._checksums, self._left = bytearray(), list[Left]()
-        self._file: Any = None
-
-    def add(self, chunk: Chunk) -> None:
-        """Write what a chunk has, in the order of the source."""
-        rows, failed = iter(chunk.pixels), {left[0]: left for left in chunk.skipped}
-        for number in range(chunk.start, chunk.stop):
-            self._following = number + 1
-            if number in failed:
-                self._left.append(failed[number])
-                continue
-            self._write(next(rows))
-            if len(self._checksums) == 4 * self.plan.shard_images:
-                self._close()
-
-    def end(self) -> list[Left]:
-        """Close the last shard; gives the images left out after it."""
-        if self._checksums:
-            self._close()
-        return self._left
-
-    def abandon(self) -> None:
-        """Delete what is not whole."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # of a full disk, once more
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
-
-    @property
-    def _temporary(self) -> Path:
-        return self.out / f".{shard_name(len(self.notes))}.tmp"
-
-    def _write(self, pixels: np.ndarray) -> None:
-        if self._file is None:
-            self._file = self._temporary.open("wb")
-            self._file.write(b"\0" * HEADER)
-        self._file.write(pixels.data)
-        self._checksums += zlib.crc32(pixels.data).to_bytes(4, "little")
-
-    def _close(self) -> None:
-        images, number = len(self._checksums) // 4, len(self.notes)
-        self._file.seek(0)
-        self._file.write(self.plan.header(images))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
-        file = File(bytes=self._temporary.stat().st_size, sha256=sha256_of(self._temporary))
-        self._temporary.rename(self.out / shard_name(number))
-        self._note(number, Note(images, file, self._following))
-        self._checksums, self._left = bytearray(), []
-
-    def _note(self, number: int, note: Note) -> None:
-        checksums = self.out / PACKING / f"{number:05d}.checksums"
-        sha256 = written(checksums, [bytes(self._checksums)]).sha256
-        body = {**asdict(note), "checksums": sha256, "skipped": self._left}
-        write_checked(self.out / PACKING / f"{number:05d}.json", "note", body)
-        self.notes.append(note)
-
-
-def _finish(out: Path, plan: Plan, source: Source, notes: list[Note], rest: list[Left]) -> None:
-    """Write the arrays and the index, the index last."""
-    count = sum(note.images for note in notes)
-    if not count:
-        shutil.rmtree(out / PACKING)
-        first = rest[0]
-        raise UserError(f"{plan.source} has no readable image (the first, {first[1]}: {first[2]}).")
-    skipped = _Count(itertools.chain(_left_in(out, notes), rest))
-    arrays = {SKIPPED: written(out / SKIPPED, (_line(left) for left in skipped))}
-    header = npy_header("<u4", (count,))
-    arrays[CHECKSUMS] = written(out / CHECKSUMS, itertools.chain([header], _checksums(out, notes)))
-    if source.labels is not None:
-        header = npy_header("<i8", (count,))
-        arrays[LABELS] = written(out / LABELS, itertools.chain([header], _labels(out, notes, source.labels)))
-    index = Index(
-        plan=plan,
-        count=count,
-        classes=source.classes if source.labels is not None else (),
-        labels=source.labels is not None,
-        skipped=skipped.count,
-        shards=tuple((shard_name(n), note.images, note.file) for n, note in enumerate(notes)),
-        arrays=arrays,
-    )
-    write_checked(out / INDEX, "packed", index.body())
-    shutil.rmtree(out / PACKING)
-
-
-class _Count:
-    """Counts what passes through."""
-
-    def __init__(self, items: Iterator[Left]) -> None:
-        self.items, self.count = items, 0
-
-    def __iter__(self) -> Iterator[Left]:
-        for item in self.items:
-            self.count += 1
-            yield item
-
-
-def _line(left: Left) -> bytes:
-    return json.dumps({"name": left[1], "reason": left[2]}).encode() + b"\n"
-
-
-def _checksums(out: Path, notes: list[Note]) -> Iterator[bytes]:
-    return ((out / PACKING / f"{number:05d}.checksums").read_bytes() for number in range(len(notes)))
-
-
-def _left_in(out: Path, notes: list[Note]) -> Iterator[Left]:
-    return (left for number in range(len(notes)) for left in _skipped(out, number))
-
-
-def _skipped(out: Path, number: int) -> list[Left]:
-    found = read_checked(out / PACKING / f"{number:05d}.json", "note")["skipped"]
-    return [(place, name, reason) for place, name, reason in found]
-
-
-def _labels(out: Path, notes: list[Note], labels: np.ndarray) -> Iterator[bytes]:
-    start = 0
-    for number, note in enumerate(notes):
-        left = [place for place, _, _ in _skipped(out, number)]
-        kept = np.setdiff1d(np.arange(start, note.following), left)
-        yield labels[kept].astype("<i8").tobytes()
-        start = note.following
