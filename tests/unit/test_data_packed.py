@@ -1,27 +1,17 @@
-"""`vitgan data pack`: the same images in a few large files, whatever interrupts the packing."""
+"""`vitgan data pack`: the same images in a few large files."""
 
-import contextlib
-import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from packings import COUNT, SHARD, SIDE, SOURCES, contents, fill_folder, labels, packing, pictures
 from vitgan.cli import main
 from vitgan.data import DataOptions, open_source
 from vitgan.data.packed import PackedSource, open_packed
@@ -29,60 +19,8 @@ from vitgan.data.packing import pack, plan_of
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.errors import UserError
 
-SIDE, COUNT = 6, 23
-SHARD = 5  # images
 Command = Callable[..., int]
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-def pictures(count: int = COUNT) -> np.ndarray:
-    return np.random.default_rng(3).integers(0, 256, (count, SIDE, SIDE + 2, 3), dtype=np.uint8)
-
-
-def fill_folder(folder: Path) -> str:
-    for number, pixels in enumerate(pictures()):
-        place = folder / f"class{number % 3}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{number:02d}.png")
-    return str(folder)
-
-
-def fill_zip(folder: Path) -> str:
-    fill_folder(folder)
-    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as file:
-        for path in sorted(folder.rglob("*.png")):
-            file.write(path, path.relative_to(folder))
-    return str(folder.with_suffix(".zip"))
-
-
-def fill_array(folder: Path) -> str:
-    np.savez(folder.with_suffix(".npz"), images=pictures(), labels=np.arange(COUNT) % 3)
-    return str(folder.with_suffix(".npz"))
-
-
-SOURCES = {"folder": fill_folder, "zip": fill_zip, "npz": fill_array}
-
-
-def packing(source: str, out: Path, *, workers: int = 0, side: int = SIDE, channels: int = 3) -> bool:
-    """Pack in shards of `SHARD` images."""
-    found = open_source(source)
-    plan = plan_of(found, source, resolution=side, channels=channels, shard_mib=1)
-    plan = replace(plan, shard_images=SHARD)
-    return pack(found, out, plan, workers=workers, progress=lambda _done: None)
-
-
-def labels(source: str | Path) -> np.ndarray:
-    found = open_source(str(source)).labels
-    assert found is not None
-    return found
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture
@@ -255,189 +193,6 @@ def test_what_could_not_be_opened_is_not_packed(source: str, monkeypatch: pytest
     with pytest.raises(UserError, match="more than 22 files: give a larger --shard-mib"):
         plan_of(found, source, resolution=512, channels=3, shard_mib=1)
     assert plan_of(found, source, resolution=512, channels=3, shard_mib=2).shard_images == 2
-
-
-# Interrupted
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "import vitgan.data.conversion as conversion, vitgan.data.shards as shards, test_data_packed\n"
-        "conversion.CHUNK_IMAGES = 2\n"
-        "close = shards.ShardWriter._close\n"
-        "def slowly(writer):\n"
-        "    time.sleep(0.1); close(writer); time.sleep(0.1)\n"
-        "shards.ShardWriter._close = slowly\n"
-        "print('begin', flush=True)\n"
-        "test_data_packed.packing(sys.argv[2], Path(sys.argv[3]))\n"
-    )
-    out = tmp_path / "killed"
-    kept = []
-    for _ in range(4):
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, str(Path(__file__).parent), source, str(out)],
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"begin\n"
-        time.sleep(np.random.default_rng().uniform(0.0, 0.6))
-        child.kill()
-        child.wait()
-        child.stdout.close()
-        kept.append(len(list(out.glob("images-*.npy"))))
-    assert kept == sorted(kept)
-    packing(source, out)
-    assert contents(out) == contents(packed)
-
-
-@pytest.mark.parametrize("operation", ["rename", "replace", "unlink", "fsync"])
-def test_killed_before_any_of_its_operations_it_ends_with_the_same_files(
-    operation: str, source: str, packed: Path, tmp_path: Path
-) -> None:
-    """A process of its own that kills itself before its n-th call, and goes on in the next."""
-    out, number = tmp_path / "killed", 0
-    while (killed := _packed_by_a_child(source, out, operation, number)) and number < 40:
-        number += 1
-        if number % 3 == 0:
-            shutil.rmtree(out, ignore_errors=True)
-    assert not killed
-    assert contents(out) == contents(packed)
-
-
-def _packed_by_a_child(source: str, out: Path, operation: str, number: int) -> bool:
-    """Whether the child was killed before that call."""
-    child = os.fork()
-    if child == 0:
-        code, left = 1, [number]
-
-        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any, **named: Any) -> Any:
-                left[0] -= 1
-                if left[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*arguments, **named)
-
-            return call
-
-        try:
-            owner: Any = os if operation == "fsync" else Path
-            setattr(owner, operation, dying(getattr(owner, operation)))
-            packing(source, out)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL)
-    return status == signal.SIGKILL
-
-
-@contextlib.contextmanager
-def half_packed(source: str, out: Path) -> Iterator[None]:
-    """A packing that stopped after two shards."""
-    found = open_source(source)
-    plan = replace(plan_of(found, source, resolution=SIDE, channels=3, shard_mib=1), shard_images=SHARD)
-
-    def stop(done: int) -> None:
-        if done >= 2 * SHARD:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitgan.data.conversion.CHUNK_IMAGES", SHARD)
-        with pytest.raises(KeyboardInterrupt):
-            pack(found, out, plan, workers=0, progress=stop)
-    yield
-
-
-def test_it_goes_on_where_it_stopped(source: str, packed: Path, tmp_path: Path) -> None:
-    out, begun = tmp_path / "half", []
-    with half_packed(source, out):
-        assert len(list(out.glob("images-*.npy"))) == 2
-        with pytest.raises(UserError, match=r"not packed to its end: give the same `vitgan data pack`"):
-            open_source(str(out))
-        found = open_source(source)
-        plan = replace(plan_of(found, source, resolution=SIDE, channels=3, shard_mib=1), shard_images=SHARD)
-        assert pack(found, out, plan, workers=0, progress=begun.append)
-    assert begun[0] == 2 * SHARD
-    assert contents(out) == contents(packed)
-
-
-def test_another_source_or_form_is_refused_with_the_difference_named(source: str, tmp_path: Path) -> None:
-    for out, state in ((tmp_path / "half", "half"), (tmp_path / "whole", "whole")):
-        with half_packed(source, out) if state == "half" else contextlib.nullcontext():
-            if state == "whole":
-                packing(source, out)
-            for changes, said in (
-                ({"side": 4}, "resolution: 6, not 4"),
-                ({"channels": 1}, "channels: 3, not 1"),
-            ):
-                with pytest.raises(UserError, match=said):
-                    packing(source, out, **changes)
-    (Path(source) / "class1" / "extra.png").write_bytes((Path(source) / "class1" / "01.png").read_bytes())
-    for name in ("half", "whole"):
-        with pytest.raises(UserError, match="the content of the source: that of 'source' as it was"):
-            packing(source, tmp_path / name)
-
-
-def test_another_size_of_files_is_refused(
-    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["data", "pack", source, str(tmp_path / "packed"), "--workers", "0", "--shard-mib"]
-    assert main([*words, "1"]) == 0
-    before = contents(tmp_path / "packed")
-    assert main([*words, "2"]) == 2
-    assert "is packed otherwise, images a shard (--shard-mib): 9709, not 19418" in capsys.readouterr().err
-    assert contents(tmp_path / "packed") == before
-
-
-def test_a_second_process_is_refused(source: str, tmp_path: Path) -> None:
-    out, entered, leave = tmp_path / "packed", threading.Event(), threading.Event()
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; import test_data_packed\n"
-        "from vitgan.errors import UserError\n"
-        "try: test_data_packed.packing(sys.argv[2], Path(sys.argv[3]))\n"
-        "except UserError as error: print(error)\n"
-    )
-    found = open_source(source)
-    plan = replace(plan_of(found, source, resolution=SIDE, channels=3, shard_mib=1), shard_images=SHARD)
-
-    def wait(_done: int) -> None:
-        entered.set()
-        leave.wait(60)
-
-    first = threading.Thread(target=lambda: pack(found, out, plan, workers=0, progress=wait))
-    first.start()
-    try:
-        assert entered.wait(60)
-        words = [sys.executable, "-c", script, str(Path(__file__).parent), source, str(out)]
-        said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
-    finally:
-        leave.set()
-        first.join()
-    assert f"Another process is packing into {out}" in said
-    assert len(open_source(str(out))) == COUNT
-
-
-def test_a_folder_that_holds_something_else_is_left_alone(source: str, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="is not empty: choose another folder"):
-        packing(source, tmp_path / "mine")
-    with pytest.raises(UserError, match="is a file: choose another folder"):
-        packing(source, tmp_path / "mine" / "letter.txt")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
-
-
-def test_a_source_without_a_readable_image_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "a.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"has no readable image \(the first, a\.png: "):
-        packing(str(tmp_path / "source"), tmp_path / "packed")
-    assert [path.name for path in (tmp_path / "packed").iterdir()] == [".lock"]
 
 
 # Damage
