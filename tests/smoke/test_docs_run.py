@@ -115,7 +115,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         assert main(["train", recipe, *words, *TINY, "--quiet"]) == 0
     shutil.copytree(place / "runs/digits", place / "RUN")
-    shutil.copytree(place / "runs/cifar10", place / "runs/cifar10-small")
+    shutil.copytree(place / "runs/cifar10", place / "runs/faces")
     return place
 
 
