@@ -176,6 +176,7 @@ def test_the_command_says_what_was_asked() -> None:
 
 @pytest.mark.skipif(resident() is None, reason="no /proc")
 def test_memory_at_its_highest_remembers_what_is_gone() -> None:
+    """To 1 MiB: Linux counts pages for each processor, and adds them up now and then (proc_pid_status(5))."""
     before = resident(highest=True)
     assert before is not None
     block = torch.ones(2**26)  # 256 MiB
@@ -183,7 +184,7 @@ def test_memory_at_its_highest_remembers_what_is_gone() -> None:
     del block
     assert now is not None
     assert highest is not None
-    assert highest >= now
+    assert highest > now - 2**20
     after = resident(highest=True)
     assert after is not None
-    assert after >= highest
+    assert after > highest - 2**20
