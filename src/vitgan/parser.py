@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         self._takes_next = False
         super().__init__(**{"formatter_class": Format, "allow_abbrev": False, **settings})
+        self.color = False  # from Python 3.14 on help has colours
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses what it does not know: argparse would do so later, without knowing the command."""

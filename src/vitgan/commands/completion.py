@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> int:
     parser = build_parser()
     _add_settings(parser)
     for action in _actions(parser):
-        if action.metavar in FILES or (action.metavar == "RUN" and action.type is Path):
+        of_files_alone = action.metavar == "RUN" and action.type is Path  # as of `vitgan inspect`
+        if action.metavar in FILES or of_files_alone:
             action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
         elif action.metavar == "RUN":
             action.complete = runs  # pyright: ignore[reportAttributeAccessIssue]

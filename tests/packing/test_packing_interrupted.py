@@ -16,25 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packings import COUNT, SHARD, SIDE, contents, packing
 
-from packings import COUNT, SHARD, SIDE, contents, fill_folder, packing
 from vitgan.cli import main
 from vitgan.data import open_source
 from vitgan.data.packing import pack, plan_of
 from vitgan.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return fill_folder(tmp_path / "source")
-
-
-@pytest.fixture
-def packed(source: str, tmp_path: Path) -> Path:
-    assert packing(source, tmp_path / "packed")
-    return tmp_path / "packed"
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: Path, tmp_path: Path) -> None:
@@ -54,7 +43,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
     kept = []
     for _ in range(4):
         child = subprocess.Popen(
-            [sys.executable, "-c", script, str(Path(__file__).parents[1]), source, str(out)],
+            [sys.executable, "-c", script, str(Path(__file__).parent), source, str(out)],
             stdout=subprocess.PIPE,
         )
         assert child.stdout is not None
@@ -190,7 +179,7 @@ def test_a_second_process_is_refused(source: str, tmp_path: Path) -> None:
     first.start()
     try:
         assert entered.wait(60)
-        words = [sys.executable, "-c", script, str(Path(__file__).parents[1]), source, str(out)]
+        words = [sys.executable, "-c", script, str(Path(__file__).parent), source, str(out)]
         said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
     finally:
         leave.set()

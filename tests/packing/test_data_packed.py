@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from packings import COUNT, SHARD, SIDE, SOURCES, contents, labels, packing, pictures
 from PIL import Image
 
-from packings import COUNT, SHARD, SIDE, SOURCES, contents, fill_folder, labels, packing, pictures
 from vitgan.cli import main
 from vitgan.data import DataOptions, open_source
 from vitgan.data.packed import PackedSource, open_packed
@@ -21,17 +21,6 @@ from vitgan.errors import UserError
 
 Command = Callable[..., int]
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return fill_folder(tmp_path / "source")
-
-
-@pytest.fixture
-def packed(source: str, tmp_path: Path) -> Path:
-    assert packing(source, tmp_path / "packed")
-    return tmp_path / "packed"
 
 
 @pytest.mark.parametrize("kind", SOURCES)
