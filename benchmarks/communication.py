@@ -25,14 +25,13 @@ from communication_model import assumptions, model, summary
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitgan
-from vitgan import processes
 from vitgan.bench.settings import open_images, with_training
 from vitgan.data import batches
-from vitgan.engine.distributed import joined
+from vitgan.distributed import collectives
+from vitgan.distributed.launch import joined
 from vitgan.engine.environment import environment
-from vitgan.engine.supervised import build_task
 from vitgan.engine.train import threads
-from vitgan.replacing import replacing
+from vitgan.io import replacing
 
 COUNTED = ("digits", "cifar10-small", "cifar10", "celeba", "lsun-bedroom", "vit-classifier-small")
 COUNTED += ("vit-classifier", "cifar10-biggan-diffaug", "cifar10-stylegan2", "cifar10-contrad")
@@ -102,7 +101,7 @@ def worker(what: str, *words: str) -> None:
             found: Any = {name: count(name) for name in words}
         else:
             found = clock() if what == "clock" else timed(words[0], int(words[1]))
-        if processes.rank() == 0:
+        if collectives.rank() == 0:
             print(json.dumps(found))
 
 
@@ -110,8 +109,8 @@ def count(name: str) -> dict[str, Any]:
     """Of a mean step of `name`: bytes and messages that a process puts in, by the sending function."""
     recipe = with_training(vitgan.recipes.get(name), batch=BATCH, precision="fp32")
     images = open_images(recipe.data, None, BATCH)
-    task, images = build_task(recipe, images, CPU)
-    rank, ranks = processes.rank(), processes.ranks()
+    task, images = recipe.begin(images, CPU)
+    rank, ranks = collectives.rank(), collectives.world_size()
     stream = batches(images, batch=BATCH, seed=0, images_seen=0, device=CPU, rank=rank, ranks=ranks)
     every = [term.every for term in getattr(recipe, "generator_terms", ()) if term.active]
     steps, sent, operations = max(recipe.training.generator_every, *every, 1), [], Operations()
@@ -122,7 +121,7 @@ def count(name: str) -> dict[str, Any]:
         stack.enter_context(operations)
         for step in range(steps):
             task.step(next(stream), step * BATCH)
-            processes.largest([0.0, 0.0])
+            collectives.all_reduce_max([0.0, 0.0])
     kinds = {
         kind: {
             "bytes": sum(size for k, size in sent if k == kind) / steps,
@@ -168,22 +167,22 @@ def recording(call: Any, sent: list[tuple[str, int]]) -> Any:
 def timed(name: str, steps: int) -> dict[str, float]:
     """Medians of `steps` steps after three: seconds of a step, and of them in `average_`."""
     recipe = with_training(vitgan.recipes.get(name), precision="fp32")
-    task, images = build_task(recipe, open_images(recipe.data, None, recipe.training.batch), CPU)
-    where = {"rank": processes.rank(), "ranks": processes.ranks()}
+    task, images = recipe.begin(open_images(recipe.data, None, recipe.training.batch), CPU)
+    where = {"rank": collectives.rank(), "ranks": collectives.world_size()}
     stream = batches(images, batch=recipe.training.batch, seed=0, images_seen=0, device=CPU, **where)
-    average, spent, found = processes.average_, [0.0], list[tuple[float, float]]()
+    average, spent, found = collectives.average_gradients_, [0.0], list[tuple[float, float]]()
 
     def average_(*arguments: Any) -> None:
         began = time.perf_counter()
         average(*arguments)
         spent[0] += time.perf_counter() - began
 
-    processes.average_ = average_
+    collectives.average_gradients_ = average_
     with closing(stream):
         for step in range(steps + 3):
             began, spent[0] = time.perf_counter(), 0.0
             task.step(next(stream), step * recipe.training.batch)
-            processes.largest([0.0, 0.0])
+            collectives.all_reduce_max([0.0, 0.0])
             found.append((time.perf_counter() - began, spent[0]))
     seconds, averaging = (statistics.median(column) for column in zip(*found[3:], strict=True))
     return {"seconds": seconds, "averaging": averaging}
@@ -194,7 +193,7 @@ def clock() -> float:
     found = []
     for _ in range(CLOCKS):
         began = time.perf_counter()
-        processes.largest([0.0, 0.0])
+        collectives.all_reduce_max([0.0, 0.0])
         found.append(time.perf_counter() - began)
     return statistics.median(found)
 

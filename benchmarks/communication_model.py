@@ -1,8 +1,9 @@
 """Seconds of a training step on N processes: compute plus communication, from counts and data sheets.
 
 Gradients go round a ring of all processes twice, 2 (N - 1) / N of their bytes through each link; nothing
-overlaps with the compute, as in `vitgan.processes.average_`. The clock goes round by gloo, whose seconds a
-hop are measured. A model and no measurement: docs/scale.md lists what it assumes. Used by communication.py.
+overlaps with the compute, as in `vitgan.distributed.collectives.average_gradients_`. The clock goes round by
+gloo, whose seconds a hop are measured. A model and no measurement: docs/scale.md lists what it assumes.
+Used by communication.py.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ from PIL import Image
 
 from vitgan.data import DataOptions, ImageSet, batches
 from vitgan.data.order import draw
-from vitgan.data.packing import pack, plan_of
+from vitgan.data.packed.writer import pack, plan_of
 from vitgan.engine.environment import environment
 
 SIDE, BATCH, RECIPES = 64, 128, ("cifar10-small", "digits")

@@ -24,11 +24,11 @@ from torch import Tensor
 from vitgan.adversarial import BCR
 from vitgan.diagnostics.lipschitz import jacobian_norms
 from vitgan.diagnostics.subject import Subject, load_subject
+from vitgan.io import replacing
 from vitgan.models import ViTGANGenerator
 from vitgan.nn import L2Attention, SelfAttention, patchify
 from vitgan.nn.attention import dot_product_attention, l2_attention
 from vitgan.nn.norm import LayerNorm, SelfModulatedLayerNorm
-from vitgan.replacing import replacing
 
 DOTS_PER_INCH = 110
 COLOURS = ("#2f86c9", "#cf4a5a", "#2f9e6e", "#e0962b")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vitgan
-from vitgan.engine.images import grid, save_png
+from vitgan.engine.grid import grid, save_png
 
 
 def main() -> None:

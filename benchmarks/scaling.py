@@ -14,12 +14,10 @@ import json
 import sys
 from pathlib import Path
 
-from vitgan.bench.figure import write_figure
-from vitgan.bench.scaling import RANGES, Base, Scaling, measure_range, to_dict
-from vitgan.engine.environment import environment
-from vitgan.engine.memory import keep_freed_memory
+from vitgan.bench.scaling import RANGES, Base, Scaling, measure_range, to_dict, write_figure
+from vitgan.engine.environment import environment, keep_freed_memory
 from vitgan.engine.train import choose_device, threads
-from vitgan.replacing import replacing
+from vitgan.io import replacing
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from vitgan.bench.flops import method_flops, performed_flops
 from vitgan.bench.peak import measure_peak
 from vitgan.bench.settings import Sizes
 from vitgan.engine.environment import environment
-from vitgan.engine.log import read_log
-from vitgan.engine.precision import Precision
+from vitgan.engine.loggers import read_log
+from vitgan.engine.recipe import Precision
 from vitgan.engine.train import choose_device
 
 ROUNDS = 15

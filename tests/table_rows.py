@@ -1,4 +1,4 @@
-"""Rows so small that each trains in a second, in place of those of `vitgan.tables.rows`."""
+"""Rows so small that each trains in a second, in place of those of `vitgan.tables.plan`."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ import torch
 
 from vitgan.adversarial import R1
 from vitgan.data import DataOptions, ImageSet
-from vitgan.engine.interrupt import Interrupt
+from vitgan.engine.loop import Interrupt
+from vitgan.engine.optim import AdamOptions
 from vitgan.engine.recipe import Recipe, TrainingOptions
-from vitgan.engine.schedule import AdamOptions
 from vitgan.metrics import Evaluation
 from vitgan.models import Generator, VisionTransformerOptions, ViTGANGeneratorOptions
-from vitgan.tables.processes import Order
 from vitgan.tables.row import train_row
+from vitgan.tables.run import Order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ def rows(table: str, *, size: str, resolution: int, channels: int) -> tuple[Row,
 
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every table made of these rows."""
-    module = ModuleType("vitgan.tables.rows")
+    module = ModuleType("vitgan.tables.plan")
     protocols = {"cifar10": "50k fakes against the 50k training images.", "lsun-bedroom": "50k against all."}
     tables = {"architectures": "Architectures", "generator": "Generators", "discriminator": "Discriminators"}
     module.__dict__.update(rows=rows, TABLES=tables, PRINTED_PROTOCOL=protocols)
-    monkeypatch.setitem(sys.modules, "vitgan.tables.rows", module)
+    monkeypatch.setitem(sys.modules, "vitgan.tables.plan", module)
 
 
 class Measure:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from fault_injection.trial import IMAGES, Trial, fine, newest, refused, require, weights, whole
-from vitgan.engine import run as engine
+from vitgan.engine import loop as engine
 
 
 def reference(trial: Trial) -> tuple[str, float]:

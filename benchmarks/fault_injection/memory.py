@@ -4,8 +4,8 @@ import json
 
 from fault_injection.trial import Trial, fine, require
 from vitgan.data import Batch
-from vitgan.engine.memory import resident
-from vitgan.engine.run import Run
+from vitgan.engine.environment import resident
+from vitgan.engine.loop import Run
 
 MIB_OF_GROWTH = 16
 SECONDS = 900  # for all steps

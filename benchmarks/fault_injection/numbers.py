@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fault_injection.trial import Trial, fine, newest, refused, require, whole
 from vitgan.adversarial import BCR
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 
 
 def poison(step: int, factor: float, times: int) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fault_injection.kills import reference
 from fault_injection.trial import Failed, Trial, fine, newest, refused, require, weights, whole
-from vitgan.engine import run as engine
+from vitgan.engine import loop as engine
 from vitgan.engine.checkpoint import DESCRIPTION, TENSORS, checkpoints
 
 Damage = Callable[[Trial, Path], object]

@@ -25,7 +25,7 @@ import torch
 
 from vitgan.cli import main
 from vitgan.engine.checkpoint import TENSORS, checkpoints
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 
 for name in ("vitgan.engine.train", "vitgan.recipes", "tyro", "torch._dynamo", "matplotlib.figure"):
     importlib.import_module(name)  # once, and not in every child

@@ -12,8 +12,8 @@ from vitgan import recipes
 from vitgan.errors import UserError
 
 if TYPE_CHECKING:
-    from vitgan.engine.run import Outcome
-    from vitgan.engine.supervised_recipes import AnyRecipe
+    from vitgan.engine.loop import Outcome
+    from vitgan.engine.recipe import RunRecipe
     from vitgan.models import Generator
 
 __all__ = ["UserError", "__version__", "load", "recipes", "train"]
@@ -30,14 +30,14 @@ def load(run: "str | Path") -> "Generator":
     `generator(z)` gives float images (N, C, H, W) in [-1, 1] for z (N, generator.latent_dim), and
     `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError when there is none.
     """
-    from vitgan.engine.folder import load_generator
-    from vitgan.sharing.names import find
+    from vitgan.engine.run_folder import load_generator
+    from vitgan.sharing.hub import find
 
     return load_generator(find(run))
 
 
 def train(
-    recipe: "AnyRecipe | str",
+    recipe: "RunRecipe | str",
     *,
     out: "str | Path | None" = None,
     device: str | None = None,
@@ -47,11 +47,11 @@ def train(
 
     `device` is "cpu" or "cuda", by default whichever there is. Raises UserError on a user's mistake.
     """
+    from vitgan.config import check
     from vitgan.engine.train import choose_device
     from vitgan.engine.train import train as run
-    from vitgan.options import check
 
-    chosen: AnyRecipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    chosen: RunRecipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
     check(chosen, "recipe")
     folder = Path("runs") / chosen.name if out is None else Path(out)
     return run(chosen, folder, device=choose_device(device), quiet=quiet)

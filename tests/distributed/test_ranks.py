@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 
 Command = Callable[..., int]
 Started = Callable[..., list[subprocess.Popen[str]]]
@@ -180,7 +180,7 @@ def test_torchrun_takes_the_run_up_from_the_last_checkpoint(
     script.write_text(
         "import os, sys\n"
         "from vitgan.cli import main\n"
-        "from vitgan.engine.run import Run\n"
+        "from vitgan.engine.loop import Run\n"
         "step = Run._step\n"
         "def dying(run, batch):\n"
         "    first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"

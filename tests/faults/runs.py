@@ -9,7 +9,7 @@ import torch
 
 from vitgan.adversarial import train_step
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 
 Command = Callable[..., int]
 # Everything that has a clock: lazy R1, bCR, warm-up, decay, the average's ramp.
@@ -51,7 +51,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
             act()
         return values
 
-    monkeypatch.setattr("vitgan.engine.graphs.train_step", acting)
+    monkeypatch.setattr("vitgan.engine.compile.train_step", acting)
 
 
 def fill(disk: Path) -> None:

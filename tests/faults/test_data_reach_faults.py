@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vitgan.data import DataOptions, batches
-from vitgan.data import images as images_module
+from vitgan.data import dataset as images_module
 from vitgan.data.reading import fetch
 from vitgan.errors import UserError
 
@@ -53,7 +53,7 @@ def undisturbed(tiny_train: Command, no_curves: None, tmp_path: Path) -> dict[st
 
 def wait_by(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Do `act` where a set that cannot be reached is waited for."""
-    monkeypatch.setattr("vitgan.data.reach.time", SimpleNamespace(sleep=lambda _seconds: act()))
+    monkeypatch.setattr("vitgan.data.retry.time", SimpleNamespace(sleep=lambda _seconds: act()))
 
 
 def empty(folder: Path, away: Path) -> None:
@@ -156,7 +156,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
         pytest.skip("what a test changes must be changed in the readers too")
     before = set(multiprocessing.active_children())
     fork = functools.partial(DataLoader, multiprocessing_context="fork")
-    monkeypatch.setattr("vitgan.data.readers.DataLoader", fork)
+    monkeypatch.setattr("vitgan.data.loader.DataLoader", fork)
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     return lambda: sorted(set(multiprocessing.active_children()) - before, key=lambda one: one.pid)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitgan.cli import main
 from vitgan.metrics.classifier import ClassifierOptions
-from vitgan.metrics.features import WEIGHTS_URL
+from vitgan.metrics.extractors import WEIGHTS_URL
 
 Refused = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("no_curves", "own_cache")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_curves", "own_cache")
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITGAN_CACHE", str(tmp_path / "cache"))
     quick = ClassifierOptions(width=8, features=8, batch=16, epochs=1, updates=30)
-    monkeypatch.setattr("vitgan.metrics.evaluate.ClassifierOptions", lambda: quick)
+    monkeypatch.setattr("vitgan.metrics.evaluator.ClassifierOptions", lambda: quick)
 
 
 def evaluate(*words: object) -> int:

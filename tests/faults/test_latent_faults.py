@@ -18,7 +18,7 @@ from vitgan.data.transforms import UnreadableImage
 from vitgan.engine.checkpoint import TENSORS, checkpoints
 from vitgan.errors import UserError
 from vitgan.latent import project
-from vitgan.latent.pictures import picture_of
+from vitgan.latent.projection import picture_of
 from vitgan.models import Generator
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -238,7 +238,7 @@ def test_a_search_that_is_interrupted_leaves_the_generator_as_it_was(generator: 
     [
         ("interpolate", "vitgan.latent.walk"),
         ("project", "vitgan.latent.project"),
-        ("directions", "vitgan.latent.strips.principal_components"),
+        ("directions", "vitgan.latent.films.principal_components"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused_before_the_work(
@@ -261,7 +261,7 @@ def test_a_film_that_fails_leaves_no_half_of_it(
         yield
         raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr("vitgan.latent.frames._writer", lambda: writer)
+    monkeypatch.setattr("vitgan.latent.films._writer", lambda: writer)
     out = tmp_path / "films" / "walk.mp4"
     said = refused(main(["interpolate", str(run), "--frames", "3", "--out", str(out)]))
     assert "No space left on device" in said

@@ -13,9 +13,9 @@ from runs import fill
 
 from vitgan.cli import main
 from vitgan.data import open_source
-from vitgan.data.index import Plan
-from vitgan.data.packing import pack as pack_source
-from vitgan.data.packing import plan_of
+from vitgan.data.packed.index import Plan
+from vitgan.data.packed.writer import pack as pack_source
+from vitgan.data.packed.writer import plan_of
 from vitgan.data.sources import Source
 from vitgan.errors import UserError
 

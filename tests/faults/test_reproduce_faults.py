@@ -17,9 +17,10 @@ import pytest
 
 import table_rows
 from vitgan.commands import reproduce as command
-from vitgan.engine.interrupt import Interrupt
+from vitgan.engine.loop import Interrupt
 from vitgan.errors import UserError
-from vitgan.tables import record, reproduce
+from vitgan.tables import reproduce
+from vitgan.tables.plan import load_record
 
 TESTS = Path(__file__).parent.parent
 SCRIPT = """
@@ -150,7 +151,7 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(
         tmp_path / "out",
     )
     assert command.run(options) == 1
-    found = record.load(in_the_way.parent)
+    found = load_record(in_the_way.parent)
     assert found is not None
     assert found.status == "failed"
     assert "samples" in found.reason
@@ -180,12 +181,12 @@ def test_the_command_imports_no_torch() -> None:
 
 
 def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitgan.tables.processes import Order, train_together
+    from vitgan.tables.run import Order, train_together
 
     def after(code: str) -> str:
-        monkeypatch.setattr("vitgan.tables.processes.CODE", code)
+        monkeypatch.setattr("vitgan.tables.run.CODE", code)
         train_together([Order(recipe=table_rows.TINY, folder=tmp_path, device="cpu")], Interrupt())
-        found = record.load(tmp_path)
+        found = load_record(tmp_path)
         assert found is not None
         assert found.status == "failed"
         return found.reason
@@ -202,14 +203,14 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     wait_for(lambda: log.exists() and log.stat().st_size > 0, running)
     running.send_signal(signal.SIGTERM)
     assert running.wait(300) == 130
-    found = record.load(out / "rows" / "vitgan")
+    found = load_record(out / "rows" / "vitgan")
     assert found is not None
     assert found.status == "interrupted"
     assert found.images_seen > 0
     settings = json.loads((out / "settings.json").read_text())
     (out / "settings.json").write_text(json.dumps(settings | {"images": found.images_seen + 16}))
     assert start(out, found.images_seen + 16).wait(300) == 0
-    ended = record.load(out / "rows" / "vitgan")
+    ended = load_record(out / "rows" / "vitgan")
     assert ended is not None
     assert (ended.status, ended.images_seen) == ("complete", found.images_seen + 16)
     assert ended.peak_memory is not None

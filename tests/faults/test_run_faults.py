@@ -15,7 +15,7 @@ from runs import ALL_ON, Command, assert_log_is_whole, assert_same, fill, final,
 import vitgan
 from vitgan.adversarial import BCR, R1
 from vitgan.cli import main
-from vitgan.engine import run as engine
+from vitgan.engine import loop as engine
 from vitgan.engine.checkpoint import TENSORS, checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -14,7 +14,7 @@ import torch
 from runs import ALL_ON, Command, assert_log_is_whole, assert_same, at_step, final, images_seen
 
 import vitgan
-from vitgan.engine import run as engine
+from vitgan.engine import loop as engine
 from vitgan.engine.checkpoint import TENSORS, checkpoints
 
 pytestmark = pytest.mark.usefixtures("no_curves")

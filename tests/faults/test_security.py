@@ -22,12 +22,13 @@ from safetensors.torch import save_file
 
 import vitgan
 from vitgan.cli import main
-from vitgan.data import DataOptions, arrays
+from vitgan.data import DataOptions
+from vitgan.data.sources import arrays
 from vitgan.engine import checkpoint as checkpoint_module
 from vitgan.engine.checkpoint import DESCRIPTION, TENSORS, checkpoints, load_checkpoint, save_checkpoint
 from vitgan.errors import UserError
 from vitgan.metrics.cache import Cache
-from vitgan.metrics.features import tensors_only
+from vitgan.metrics.extractors import tensors_only
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 Refused = Callable[..., str]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vitgan import recipes
 from vitgan.cli import COMMANDS, build_parser, main
-from vitgan.engine.run import Outcome
+from vitgan.engine.loop import Outcome
 from vitgan.errors import UserError
 
 Work = list[str]
@@ -195,12 +195,12 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     for path, replacement in {
         "vitgan.train": does("train", Outcome(Path("out"), 8, 1.0, "complete")),
         "vitgan.load": lambda _: Generator(),
-        "vitgan.engine.images.save_images": does("save", None),
+        "vitgan.engine.grid.save_images": does("save", None),
         "vitgan.commands.evaluate._evaluate": does("evaluate", evaluation),
         "vitgan.commands.evaluate._text": does("text", ""),
         "vitgan.tables.reproduce": does("reproduce", table),
         "vitgan.diagnostics.inspect_run": does("inspect", {"figures": []}),
-        "vitgan.diagnostics.tables.table": does("table", ""),
+        "vitgan.diagnostics.inspection.table": does("table", ""),
         "vitgan.bench.run.bench": does("bench", {}),
         "vitgan.bench.table.table": does("table", ""),
         "vitgan.data.open_source": no_source,
@@ -209,11 +209,11 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.latent.read_picture": does("read", None),
         "vitgan.latent.project": does("project", SimpleNamespace(losses=[1.0], difference=1.0)),
         "vitgan.commands.project._write": does("write", None),
-        "vitgan.latent.strips.write_directions": does("directions", []),
+        "vitgan.latent.films.write_directions": does("directions", []),
         "vitgan.sharing.export_folder": does("export", None),
         "vitgan.sharing.hub.push": does("push", "address"),
-        "vitgan.engine.folder.load_generator": does("load", None),
-        "vitgan.explore.ports.free_port": does("port", 1),
+        "vitgan.engine.run_folder.load_generator": does("load", None),
+        "vitgan.explore.app.free_port": does("port", 1),
     }.items():
         monkeypatch.setattr(path, replacement)
     page = SimpleNamespace(serve=does("explore", None))

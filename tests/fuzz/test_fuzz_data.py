@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from inputs import damaged, texts
 from test_fuzz_recipe import refused_in_one_sentence
 
-from vitgan.data import patterns
-from vitgan.data.arrays import open_array_file
-from vitgan.data.files import read_labels
-from vitgan.data.patterns import expand
-from vitgan.data.tars import open_tars
+from vitgan.data.sources import tars as patterns
+from vitgan.data.sources.arrays import open_array_file
+from vitgan.data.sources.files import read_labels
+from vitgan.data.sources.tars import expand, open_tars
 from vitgan.errors import UserError
 
 NAMES = ["a/0.png", "a/1.png", "b/0.png"]

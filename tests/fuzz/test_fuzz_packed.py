@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from inputs import damaged, mutated, texts
 from test_fuzz_recipe import refused_in_one_sentence
 
-from vitgan.data import index
-from vitgan.data.index import CHECKSUMS, INDEX, LABELS, SKIPPED, File, Index, Plan, npy_header, shard_name
-from vitgan.data.packed import open_packed
+from vitgan.data.packed.index import (
+    CHECKSUMS,
+    INDEX,
+    LABELS,
+    SKIPPED,
+    File,
+    Index,
+    Plan,
+    npy_header,
+    shard_name,
+)
+from vitgan.data.packed.reader import index, open_packed
 from vitgan.data.transforms import UnreadableImage
 from vitgan.errors import UserError
 

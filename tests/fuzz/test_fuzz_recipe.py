@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from inputs import NUMBERS, texts
 
 from vitgan import recipes
-from vitgan.engine.recipe import Recipe
-from vitgan.engine.supervised_recipes import AnyRecipe, ClassifierRecipe, read_recipe
+from vitgan.config import LAYERS
+from vitgan.engine.classifier import ClassifierRecipe
+from vitgan.engine.recipe import Recipe, RunRecipe, read_recipe
 from vitgan.errors import UserError
-from vitgan.json_text import read_json
-from vitgan.ranges import LAYERS
-from vitgan.weights import within
+from vitgan.io import read_json
+from vitgan.models.base import within
 
 ROWS = [f"digits-{row}" for rows in recipes.ROWS.values() for row in rows]
 REAL = [recipes.get(name).to_dict() for name in [*recipes.names(), *ROWS]]
@@ -43,7 +43,7 @@ def test_recipe_json(fuzz: Any, place: Path) -> None:
     fuzz(check, texts(REAL))
 
 
-def build(recipe: AnyRecipe, classes: int) -> None:
+def build(recipe: RunRecipe, classes: int) -> None:
     """Every network, its optimiser and its schedule; none of more than a million elements."""
     sizes = {"resolution": recipe.data.resolution, "channels": recipe.data.channels}
     if isinstance(recipe, Recipe):
@@ -53,7 +53,7 @@ def build(recipe: AnyRecipe, classes: int) -> None:
         recipe.ema.decay(recipe.training.batch, 1000)
         recipe.optimiser_generator.rate(1000, recipe.training.batch)
     elif isinstance(recipe, ClassifierRecipe):
-        from vitgan.engine.supervised import build_classifier
+        from vitgan.engine.classifier import build_classifier
 
         within({}, lambda: build_classifier(recipe, classes), "x")
     else:
@@ -87,7 +87,7 @@ TINY = [shrunk(recipes.get(name)) for name in KINDS]
 
 
 @pytest.mark.parametrize("recipe", TINY, ids=KINDS)
-def test_the_tiny_recipes_are_built(recipe: AnyRecipe) -> None:
+def test_the_tiny_recipes_are_built(recipe: RunRecipe) -> None:
     """What the test below changes is right before."""
     build(recipe, 0 if isinstance(recipe, Recipe) else 3)
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vitgan.data import open_source
-from vitgan.data.packing import pack, plan_of
+from vitgan.data.packed.writer import pack, plan_of
 
 SIDE, COUNT = 6, 23
 SHARD = 5  # images

@@ -14,8 +14,8 @@ from PIL import Image
 
 from vitgan.cli import main
 from vitgan.data import DataOptions, open_source
-from vitgan.data.packed import PackedSource, open_packed
-from vitgan.data.packing import pack, plan_of
+from vitgan.data.packed.reader import PackedSource, open_packed
+from vitgan.data.packed.writer import pack, plan_of
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.errors import UserError
 
@@ -120,7 +120,7 @@ def test_a_packed_folder_can_be_packed_again_to_another_size(packed: Path, tmp_p
 def test_the_files_do_not_depend_on_the_number_of_workers(
     workers: int, source: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitgan.data.conversion.CHUNK_IMAGES", 3)
+    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", 3)
     assert packing(source, tmp_path / "other", workers=workers)
     assert contents(tmp_path / "other") == contents(packed)
 
@@ -160,7 +160,7 @@ def test_the_command_says_what_it_did(
 
 def test_progress_is_told(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("vitgan.commands.data.SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr("vitgan.data.conversion.CHUNK_IMAGES", 10)
+    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", 10)
     assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", "0"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " images/s" in line]
     assert [line.split(" images")[0] for line in lines] == [f"{n} of 23" for n in (0, 10, 20, 23)]
@@ -178,7 +178,7 @@ def test_what_could_not_be_opened_is_not_packed(source: str, monkeypatch: pytest
     found = open_source(source)
     with pytest.raises(UserError, match="--resolution is 65,537, but must be at most 65,536"):
         plan_of(found, source, resolution=2**16 + 1, channels=3, shard_mib=1)
-    monkeypatch.setattr("vitgan.data.packing.MAX_SHARDS", 22)
+    monkeypatch.setattr("vitgan.data.packed.writer.MAX_SHARDS", 22)
     with pytest.raises(UserError, match="more than 22 files: give a larger --shard-mib"):
         plan_of(found, source, resolution=512, channels=3, shard_mib=1)
     assert plan_of(found, source, resolution=512, channels=3, shard_mib=2).shard_images == 2

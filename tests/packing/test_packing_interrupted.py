@@ -20,7 +20,7 @@ from packings import COUNT, SHARD, SIDE, contents, packing
 
 from vitgan.cli import main
 from vitgan.data import open_source
-from vitgan.data.packing import pack, plan_of
+from vitgan.data.packed.writer import pack, plan_of
 from vitgan.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -30,8 +30,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "import vitgan.data.conversion as conversion, vitgan.data.shards as shards, packings\n"
-        "conversion.CHUNK_IMAGES = 2\n"
+        "import vitgan.data.packed.shards as shards, packings\n"
+        "shards.CHUNK_IMAGES = 2\n"
         "close = shards.ShardWriter._close\n"
         "def slowly(writer):\n"
         "    time.sleep(0.1); close(writer); time.sleep(0.1)\n"
@@ -112,7 +112,7 @@ def half_packed(source: str, out: Path) -> Iterator[None]:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitgan.data.conversion.CHUNK_IMAGES", SHARD)
+        patch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", SHARD)
         with pytest.raises(KeyboardInterrupt):
             pack(found, out, plan, workers=0, progress=stop)
     yield

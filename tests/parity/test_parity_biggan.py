@@ -18,8 +18,8 @@ from vitgan.models.biggan import (
     GeneratorBlock,
 )
 from vitgan.nn import Convolution, Linear, SpectralNorm
-from vitgan.nn.batchnorm import EPSILON, BatchNorm, ConditionalBatchNorm, LabelTable, Standardisation
-from vitgan.nn.pixel_attention import PixelAttention
+from vitgan.nn.attention import PixelAttention
+from vitgan.nn.norm import EPSILON, BatchNorm, ConditionalBatchNorm, LabelTable, Standardisation
 
 CLASSES = 3
 

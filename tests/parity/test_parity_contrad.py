@@ -9,9 +9,9 @@ import twins
 from torch import Tensor
 
 from vitgan.adversarial import DiffAugment, Game, Logistic
+from vitgan.adversarial.augment import StrongAugment
 from vitgan.adversarial.contrastive import Contrastive, fakes_against_reals, nt_xent
 from vitgan.adversarial.step import discriminator_pass
-from vitgan.adversarial.strong_augment import StrongAugment
 from vitgan.models.contrad import ContraDDiscriminator, ContraDDiscriminatorOptions, ResidualOptions
 
 NOTHING = StrongAugment(crop=0, flip=0, colour=0, grey=0)

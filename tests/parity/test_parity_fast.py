@@ -21,7 +21,7 @@ from vitgan.nn.attention import (
     plain_l2_attention,
 )
 from vitgan.nn.implicit import ModulatedLinear
-from vitgan.nn.product import FEWEST_ROWS, SMALLEST_SIDE, affine
+from vitgan.nn.linear import FEWEST_ROWS, SMALLEST_SIDE, affine
 
 Attention = Callable[..., Tensor]
 

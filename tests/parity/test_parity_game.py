@@ -24,8 +24,7 @@ from vitgan.adversarial import (
 )
 from vitgan.adversarial.losses import AdversarialLoss
 from vitgan.adversarial.step import discriminator_pass
-from vitgan.engine.ema import EMAOptions, update_average
-from vitgan.engine.schedule import AdamOptions
+from vitgan.engine.optim import AdamOptions, EMAOptions, update_average
 from vitgan.models import Judgement, VisionTransformer, VisionTransformerOptions
 
 OPTIONS = VisionTransformerOptions(patch=2, depth=2, width=8, heads=2, perceptron_width=12)

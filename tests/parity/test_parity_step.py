@@ -12,10 +12,9 @@ from torch import Tensor
 import systems
 import vitgan
 from vitgan.adversarial import BCR, R1, DiffAugment, Game, Logistic, Players, train_step
-from vitgan.adversarial.fakes import Fakes
-from vitgan.adversarial.step import draw
+from vitgan.adversarial.step import Fakes, draw
 from vitgan.data import Batch
-from vitgan.engine.compilation import Compiled, compile_blocks
+from vitgan.engine.compile import Compiled, compile_blocks
 from vitgan.engine.gan import GANTask
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError

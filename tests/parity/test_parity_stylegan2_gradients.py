@@ -20,7 +20,7 @@ from vitgan.models import (
 )
 from vitgan.models.stylegan2 import minibatch_deviation
 from vitgan.nn import ModulatedConvolution
-from vitgan.nn.resample import Blur, Upsample
+from vitgan.nn.convolution import Blur, Upsample
 
 GENERATOR = StyleGAN2GeneratorOptions(channel_base=32, channel_max=6, latent_dim=5, width=4, mapping_depth=2)
 DISCRIMINATOR = StyleGAN2DiscriminatorOptions(channel_base=32, channel_max=6, group=2)

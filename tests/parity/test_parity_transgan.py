@@ -19,7 +19,7 @@ from vitgan.models.transgan import (
     shuffle_up,
 )
 from vitgan.nn import Block, Linear, MultilayerPerceptron
-from vitgan.nn.window import GridAttention, from_windows, relative_bias, to_windows
+from vitgan.nn.attention import GridAttention, from_windows, relative_bias, to_windows
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:

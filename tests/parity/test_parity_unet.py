@@ -9,7 +9,7 @@ import twins
 from torch import Tensor, nn
 
 from vitgan.adversarial import DiffAugment, Game, Logistic, Pass
-from vitgan.adversarial.cutmix import CutMix, rectangles
+from vitgan.adversarial.consistency import CutMix, rectangles
 from vitgan.adversarial.step import discriminator_pass
 from vitgan.models.unet import DownBlock, UNetDiscriminator, UNetDiscriminatorOptions, UpBlock
 from vitgan.nn import Convolution, Linear

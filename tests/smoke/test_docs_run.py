@@ -32,7 +32,7 @@ from vitgan.bench import memory
 from vitgan.bench.memory import steps_here
 from vitgan.bench.settings import Sizes
 from vitgan.cli import main
-from vitgan.metrics import features
+from vitgan.metrics import extractors as features
 from vitgan.metrics.protocol import Metric
 
 pytestmark = [pytest.mark.usefixtures("no_curves"), pytest.mark.filterwarnings("ignore::UserWarning")]

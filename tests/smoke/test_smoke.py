@@ -12,7 +12,7 @@ from PIL import Image
 import vitgan
 from vitgan.cli import main
 from vitgan.engine.checkpoint import checkpoints
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 
 Command = Callable[..., int]
 

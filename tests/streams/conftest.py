@@ -20,7 +20,7 @@ def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that know what a test has changed, however this Python starts them by itself."""
     if "fork" in multiprocessing.get_all_start_methods():
         forking = functools.partial(DataLoader, multiprocessing_context="fork")
-        monkeypatch.setattr("vitgan.data.readers.DataLoader", forking)
+        monkeypatch.setattr("vitgan.data.loader.DataLoader", forking)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def shards(tmp_path: Path) -> Path:
 @pytest.fixture
 def wds(shards: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The three as one source, in windows of at most four samples."""
-    monkeypatch.setattr("vitgan.data.stream_source.WINDOW_SAMPLES", 4)
+    monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_SAMPLES", 4)
     return f"wds:{shards}/set-{{0..2}}.tar"
 
 
@@ -44,7 +44,7 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An imagefolder of two classes."""
     pytest.importorskip("datasets")
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr("vitgan.data.stream_source.WINDOW_SAMPLES", 4)
+    monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_SAMPLES", 4)
     for number in range(COUNT):
         place = tmp_path / "hub" / "train" / ("cat", "dog")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def hub_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same as tables in two parquet files."""
     library: Any = pytest.importorskip("datasets")
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr("vitgan.data.stream_source.WINDOW_SAMPLES", 4)
+    monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_SAMPLES", 4)
     kinds = library.Features({"label": library.ClassLabel(names=["cat", "dog"]), "picture": library.Image()})
     for part, found in enumerate((range(7), range(7, COUNT))):
         rows = {
@@ -76,7 +76,7 @@ def server(
 ) -> Iterator[tuple[str, type[Server]]]:
     """The address of the three shards, and what answers there."""
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr("vitgan.data.web.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("vitgan.data.sources.tars.PAUSES", (0.0, 0.0, 0.0))
     handler = type("Handler", (Server,), {"folder": str(shards), "asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))

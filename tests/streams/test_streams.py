@@ -19,9 +19,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vitgan.cli import main
 from vitgan.data import batches, open_source
-from vitgan.data.patterns import expand
-from vitgan.data.stream_source import Stream
-from vitgan.data.streams import StreamImages, StreamReader
+from vitgan.data.dataset import StreamImages, StreamReader
+from vitgan.data.sources.streams import Stream
+from vitgan.data.sources.tars import expand
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 
 Refused = Callable[..., str]
@@ -123,7 +123,7 @@ def test_windows_are_smaller_where_samples_are_large_and_one_is_held(
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG")
     write_tar(tmp_path / "set.tar", [(f"{n}.png", file.getvalue()) for n in range(48)])
-    monkeypatch.setattr("vitgan.data.stream_source.WINDOW_BYTES", 4 * len(file.getvalue()))
+    monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_BYTES", 4 * len(file.getvalue()))
     images = build(f"wds:{tmp_path}/set.tar", labels=False, workers=0)
     assert isinstance(images, StreamImages)
     assert isinstance(images.source, Stream)
@@ -140,7 +140,7 @@ def test_windows_are_smaller_where_samples_are_large_and_one_is_held(
 def test_a_stream_can_be_packed(
     workers: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitgan.data.conversion.CHUNK_IMAGES", 4)
+    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", 4)
     source: str = request.getfixturevalue(kind)
     assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", workers, "--quiet"]) == 0
     packed, stream = build(str(tmp_path / "packed")), build(source)

@@ -82,7 +82,7 @@ def test_a_folder_of_the_hubs_library_that_goes_away_is_waited_for(
     source: str = request.getfixturevalue(kind)
     folder = Path(source.removeprefix("hf:"))
     away = folder.with_name("away")
-    monkeypatch.setattr("vitgan.data.reach.time", SimpleNamespace(sleep=lambda _: away.rename(folder)))
+    monkeypatch.setattr("vitgan.data.retry.time", SimpleNamespace(sleep=lambda _: away.rename(folder)))
     expected, images = joined(take(build(source, workers=0), 12)), build(source, workers=workers)
     with contextlib.closing(batches(images, batch=3, seed=0, images_seen=0, device="cpu")) as stream:
         found = [next(stream)]

@@ -15,7 +15,7 @@ from streamed import COUNT, COUNTS, build, encoded, joined, members, numbers, ta
 from web_server import Server
 
 from vitgan.data import Batch, batches, open_source
-from vitgan.data.tars import MAX_MEMBER
+from vitgan.data.sources.tars import MAX_MEMBER
 from vitgan.errors import UserError
 
 SAMPLE = 4 * 512  # bytes of one in a tar: two headers, the image and the label
@@ -181,7 +181,7 @@ def test_files_that_go_away_are_waited_for(
         for file in away.iterdir():
             file.rename(shards / file.name)
 
-    monkeypatch.setattr("vitgan.data.reach.time", SimpleNamespace(sleep=back))
+    monkeypatch.setattr("vitgan.data.retry.time", SimpleNamespace(sleep=back))
     images = build(wds, workers=workers)
     with contextlib.closing(batches(images, batch=3, seed=0, images_seen=0, device="cpu")) as stream:
         found = [next(stream)]

@@ -8,8 +8,8 @@ from streamed import COUNT, COUNTS, build, joined, take
 from web_server import Server
 
 from vitgan.data import open_source
-from vitgan.data.reach import Unreachable
-from vitgan.data.web import WebFile
+from vitgan.data.retry import Unreachable
+from vitgan.data.sources.tars import WebFile
 from vitgan.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -80,7 +80,7 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     web, handler = server
-    monkeypatch.setattr("vitgan.data.reach.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("vitgan.data.retry.FIRST_PAUSE", 0.01)
     images = build(web, workers=0)
     handler.refusing = 14
     found = joined(take(images, 12))

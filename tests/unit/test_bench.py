@@ -12,15 +12,20 @@ import torch
 
 from vitgan import recipes
 from vitgan.bench import PARTS, memory
-from vitgan.bench.attention import HEADS, errors, forward_backward, plain_dot_product, random_heads
+from vitgan.bench.components import (
+    HEADS,
+    errors,
+    forward_backward,
+    measure_spectral,
+    plain_dot_product,
+    random_heads,
+)
 from vitgan.bench.memory import Memory, memory_of, steps_here
-from vitgan.bench.peak import PeakMeter
+from vitgan.bench.peak import PeakMeter, Seconds, interleaved
 from vitgan.bench.run import bench
 from vitgan.bench.settings import RANDOM, Settings, Sizes, open_images, precisions, with_training
-from vitgan.bench.spectral import measure_spectral
 from vitgan.bench.steps import Stepper
 from vitgan.bench.table import aligned, table
-from vitgan.bench.timing import Seconds, interleaved
 from vitgan.cli import main
 from vitgan.engine.recipe import Recipe
 
@@ -106,7 +111,7 @@ def test_the_step_by_precision(written: dict[str, Any]) -> None:
 
 def test_the_other_parts(written: dict[str, Any]) -> None:
     assert set(written["peak"]["fp32"]["routes"]) == {
-        f"{route} {side}" for route in ("torch.mm", "vitgan.nn.product.affine") for side in (32, 64)
+        f"{route} {side}" for route in ("torch.mm", "vitgan.nn.linear.affine") for side in (32, 64)
     }
     assert written["flops"]["performed_by"] == "shapes"
     assert set(written["isn"]["share"]) == {"fp32", "bf16"}
@@ -191,7 +196,7 @@ def test_precisions(name: str, found: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_takes_bf16_where_the_hardware_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitgan.engine.precision._has_bf16", lambda device: has)  # noqa: ARG005
+    monkeypatch.setattr("vitgan.engine.recipe._has_bf16", lambda device: has)  # noqa: ARG005
     assert precisions("auto", CPU) == (("fp32", "bf16") if has else ("fp32",))
 
 

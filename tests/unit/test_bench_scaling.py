@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from vitgan.bench.figure import write_figure
 from vitgan.bench.scaling import (
     RANGES,
     Base,
@@ -18,6 +17,7 @@ from vitgan.bench.scaling import (
     scaling,
     to_dict,
     upper_half,
+    write_figure,
 )
 
 BASE = Base(batch=2, width=8, depth=1, patch=4, resolution=8)

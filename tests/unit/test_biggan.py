@@ -17,7 +17,7 @@ from vitgan.models.biggan import (
     BigGANGeneratorOptions,
 )
 from vitgan.nn import Linear, SpectralNorm
-from vitgan.nn.batchnorm import LabelTable, Standardisation
+from vitgan.nn.norm import LabelTable, Standardisation
 
 CLASSES = 3
 PLAIN: dict[str, int] = {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vitgan.adversarial import BCR, R1, DiffAugment, Game, Logistic, Players, train_step
-from vitgan.engine.schedule import AdamOptions
+from vitgan.engine.optim import AdamOptions
 from vitgan.models import (
     Discriminator,
     VisionTransformer,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import systems
 from vitgan.adversarial import R1, Game, Logistic, train_step
+from vitgan.adversarial.augment import StrongAugment
 from vitgan.adversarial.contrastive import Contrastive
-from vitgan.adversarial.strong_augment import StrongAugment
 from vitgan.errors import UserError
 from vitgan.models import (
     VisionTransformer,

@@ -15,7 +15,7 @@ import torch
 
 from vitgan.adversarial import train_step
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 from vitgan.nn import l2_attention
 from vitgan.nn.attention import DIAGONAL_UP_TO, FUSED_FROM, plain_l2_attention
 
@@ -158,7 +158,7 @@ def test_a_run_goes_back_when_a_loss_is_no_number(
             values["loss_discriminator"] *= float("nan")
         return values
 
-    monkeypatch.setattr("vitgan.engine.graphs.train_step", spoiling)
+    monkeypatch.setattr("vitgan.engine.compile.train_step", spoiling)
     train("run", "--images", "64", "--on-nan", "rollback", *CLOCKS, *EAGER)
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert "rolled back" in [event["event"] for event in events]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vitgan.data.identity import MOST_BLOCKS, Identity, difference, identify
+from vitgan.data.dataset import MOST_BLOCKS, Identity, difference, identify
 
 CLASSES = ["a", "b"]
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vitgan.config import from_dict, to_dict
 from vitgan.data import DataOptions, batches, describe
 from vitgan.data import sources as sources_module
-from vitgan.data.images import LazyImages, MemoryImages
+from vitgan.data.dataset import LazyImages, MemoryImages
 from vitgan.data.sources import open_source
-from vitgan.options import from_dict, to_dict
 
 
 def png(value: int, side: int = 4) -> bytes:

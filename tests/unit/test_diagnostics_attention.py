@@ -7,13 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitgan.diagnostics.attention import attention_probabilities, entropies, reading
-from vitgan.diagnostics.rank import residual_shares
-from vitgan.diagnostics.sigma import normalised
+from vitgan.diagnostics.attention import attention_probabilities, entropies, reading, residual_shares
+from vitgan.diagnostics.lipschitz import normalised
 from vitgan.models import VisionTransformer, VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.nn import Block, L2Attention, SelfAttention
-from vitgan.nn.attention import merge_heads, split_heads
-from vitgan.nn.window import GridAttention, from_windows, to_windows
+from vitgan.nn.attention import GridAttention, from_windows, merge_heads, split_heads, to_windows
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "dot-product": SelfAttention,

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitgan.diagnostics.bounds import bound_of_normed_tokens, bound_of_theorem, inverse_phi
-from vitgan.diagnostics.lipschitz import jacobian_norms
+from vitgan.diagnostics.lipschitz import bound_of_normed_tokens, bound_of_theorem, inverse_phi, jacobian_norms
 from vitgan.nn import L2Attention, LayerNorm
 
 WIDTH = 6

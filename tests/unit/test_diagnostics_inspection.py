@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from vitgan.cli import main
 from vitgan.commands import inspect
 from vitgan.diagnostics import inspection
+from vitgan.diagnostics.inspection import table
 from vitgan.diagnostics.subject import Subject, load_subject
-from vitgan.diagnostics.tables import table
 
 PART = "--{0}.depth 1 --{0}.width 8 --{0}.heads 2 --{0}.perceptron-width 16 "
 WORDS = (PART.format("generator") + PART.format("discriminator")).split()

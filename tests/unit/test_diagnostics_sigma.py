@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitgan.diagnostics.sigma import LayerSigma, largest_singular_value, normalised, sigmas
+from vitgan.diagnostics.lipschitz import LayerSigma, largest_singular_value, normalised, sigmas
 from vitgan.models import VisionTransformer, VisionTransformerOptions
 from vitgan.nn import Convolution, Linear, ModulatedConvolution
 

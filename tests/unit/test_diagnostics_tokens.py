@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitgan.diagnostics.rank import residual_shares
+from vitgan.diagnostics.attention import residual_shares
 from vitgan.diagnostics.spectrum import grid_excess, power_spectrum, radial_average
 
 

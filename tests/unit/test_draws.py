@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitgan.draws import PartGenerator, in_parts, integers, normal, of_halves, share, uniform, weight
+from vitgan.distributed.rng import (
+    PartGenerator,
+    in_parts,
+    integers,
+    normal,
+    of_halves,
+    share,
+    uniform,
+    weight,
+)
 
 Draw = Callable[[torch.Generator, int], Tensor]
 DRAWS: dict[str, Draw] = {

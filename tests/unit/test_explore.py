@@ -324,7 +324,7 @@ def test_a_run_called_as_the_packages_own_hides_neither(
 
 
 def test_a_large_picture_is_kept_smaller_and_upright() -> None:
-    from vitgan.latent.pictures import cropped, open_picture, square_box
+    from vitgan.latent.projection import cropped, open_picture, square_box
 
     image = Image.new("RGB", (3000, 1500), "red")
     exif = Image.Exif()

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from vitgan.adversarial import BCR, R1, CutMix, Game, Logistic
 from vitgan.adversarial.augment import DiffAugment
-from vitgan.adversarial.pathlength import PathLength
+from vitgan.adversarial.penalties import PathLength
 from vitgan.nn import Block, L2Attention, LayerNorm, MultilayerPerceptron, SelfAttention
 from vitgan.nn.attention import fused_l2_attention, l2_attention
 

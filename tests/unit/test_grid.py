@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitgan.engine.images import GAP, NEUTRAL, enlargement, grid, save_images, save_png
+from vitgan.engine.grid import GAP, NEUTRAL, enlargement, grid, save_images, save_png
 from vitgan.errors import UserError
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from vitgan.engine.interrupt import stop_on_signals
+from vitgan.engine.loop import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitgan.json_text import MOST_BYTES, parse_json, read_json
+from vitgan.io import MOST_BYTES, parse_json, read_json
 
 REFUSED = {
     "nothing": (b"", "Expecting value"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitgan.engine.log import RunLog, _Whole, read_log, split_key
-from vitgan.replacing import replacing
+from vitgan.engine.loggers import RunLog, _Whole, read_log, split_key
+from vitgan.io import replacing
 
 
 def written(folder: Path, *counts: int, images_seen: int = 0) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vitgan.engine.metrics import Diverged, StepMetrics
+from vitgan.engine.records import Diverged, StepMetrics
 
 
 def step(**values: float) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 
 from vitgan.errors import UserError
-from vitgan.metrics import features
-from vitgan.metrics.features import Opening, open_fidelity
+from vitgan.metrics import extractors as features
+from vitgan.metrics.extractors import Opening, open_fidelity
 
 OPENING = Opening(metrics=("fid", "is"), resolution=8, device=torch.device("cpu"), quiet=True)
 

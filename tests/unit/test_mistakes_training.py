@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import vitgan
 from vitgan.adversarial import BCR, DiffAugment, Game, GeneratorPass, Logistic, Pass, Players, train_step
 from vitgan.adversarial.step import discriminator_pass, discriminator_step, draw, generator_step
-from vitgan.engine.schedule import AdamOptions
-from vitgan.engine.state import step_generator
+from vitgan.engine.gan import step_generator
+from vitgan.engine.optim import AdamOptions
 from vitgan.models import Judgement, VisionTransformer, VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.nn import Linear
 

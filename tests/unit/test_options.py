@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
+from vitgan.config import differences, from_dict, to_dict
 from vitgan.errors import UserError
-from vitgan.options import differences, from_dict, to_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

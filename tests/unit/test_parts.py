@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from vitgan.data import DataOptions
-from vitgan.engine.parts import part, read, split
-from vitgan.engine.supervised_recipes import HeldOutOptions
+from vitgan.data.held_out import part, read, split
+from vitgan.engine.classifier import HeldOutOptions
 from vitgan.errors import UserError
 
 

@@ -24,7 +24,7 @@ BLOCKS = 16
 OF_64_MIB = f"""
 import resource
 import torch
-from vitgan.engine.memory import keep_freed_memory
+from vitgan.engine.environment import keep_freed_memory
 
 def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,8 +9,7 @@ import pytest
 
 from vitgan import recipes
 from vitgan.adversarial import BCR, R1, Hinge, Wasserstein
-from vitgan.engine.recipe import Recipe
-from vitgan.engine.supervised_recipes import read_recipe
+from vitgan.engine.recipe import Recipe, read_recipe
 from vitgan.errors import UserError
 from vitgan.recipes.overrides import override
 

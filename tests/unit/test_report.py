@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from vitgan.engine import report
-from vitgan.engine.curves import MOST_POINTS, panels, smoothed, thinned
 from vitgan.engine.environment import environment
-from vitgan.engine.report import settings, write_report
+from vitgan.engine.report import MOST_POINTS, panels, settings, smoothed, thinned, write_report
 
 RECIPE = {
     "type": "Recipe",

@@ -6,11 +6,11 @@ import torch
 import systems
 from vitgan import recipes
 from vitgan.adversarial import BCR, R1, Game
+from vitgan.config import differences
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
-from vitgan.options import differences
-from vitgan.tables.rows import PRINTED, TABLES, rows
+from vitgan.tables.plan import PRINTED, TABLES, rows
 
 ALL = [(table, row) for table, names in recipes.ROWS.items() for row in names]
 

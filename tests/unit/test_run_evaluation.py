@@ -11,7 +11,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from vitgan.cli import main
 from vitgan.engine.checkpoint import load_checkpoint, numbered
-from vitgan.engine.log import read_log
+from vitgan.engine.loggers import read_log
 from vitgan.errors import UserError
 from vitgan.recipes import get
 from vitgan.recipes.overrides import override

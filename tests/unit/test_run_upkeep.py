@@ -11,8 +11,8 @@ import torch
 
 from vitgan.adversarial import train_step
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
-from vitgan.engine.log import read_log
-from vitgan.engine.spacing import passed, spacing
+from vitgan.engine.loggers import read_log
+from vitgan.engine.records import passed, spacing
 
 Command = Callable[..., int]
 EVERY = ("--training.log-every", "4", "--training.sample-every", "4", "--training.checkpoint-every", "4")
@@ -41,8 +41,8 @@ def test_samples_and_lines_thin_out(
 ) -> None:
     del no_curves
     monkeypatch.setattr("vitgan.engine.records.MOST_SAMPLES", 5)
-    monkeypatch.setattr("vitgan.engine.run.MOST_SAMPLES", 5)
-    monkeypatch.setattr("vitgan.engine.run.MOST_LINES", 5)
+    monkeypatch.setattr("vitgan.engine.loop.MOST_SAMPLES", 5)
+    monkeypatch.setattr("vitgan.engine.loop.MOST_LINES", 5)
     assert tiny_train(tmp_path / "run", "--images", "80", *EVERY, "--training.checkpoint-every", "1000") == 0
     pictures = sorted(int(path.stem) for path in (tmp_path / "run" / "samples").glob("*.png"))
     assert pictures == [0, 16, 32, 48, 64, 80]
@@ -55,7 +55,7 @@ def test_of_checkpoints_the_newest_and_spread_out_ones_stay(
     tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_curves: None
 ) -> None:
     del no_curves
-    monkeypatch.setattr("vitgan.engine.run.MOST_MILESTONES", 3)
+    monkeypatch.setattr("vitgan.engine.loop.MOST_MILESTONES", 3)
     words = ("--training.keep-every", "8", "--training.keep", "2", "--images", "100")
     assert tiny_train(tmp_path / "run", *EVERY, *words) == 0
     assert [int(path.name) for path in checkpoints(tmp_path / "run")] == [64, 96, 100]
@@ -127,7 +127,7 @@ class Spoilt:
 def test_a_number_that_is_none_is_named_with_its_image_and_the_gradients(
     value: float, tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
-    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 1}, value))
+    monkeypatch.setattr("vitgan.engine.compile.train_step", Spoilt({5: 1}, value))
     said = refused(tiny_train(tmp_path / "run", "--images", "40", "--quiet", *EVERY))
     assert "bcr_fake" in said
     assert "at image 20 (gradient norms: discriminator " in said
@@ -143,9 +143,9 @@ def test_a_run_that_goes_back_draws_anew_and_is_resumed_bit_for_bit(
 ) -> None:
     del no_curves
     back = ("--on-nan", "rollback", *EVERY)
-    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 2}))
+    monkeypatch.setattr("vitgan.engine.compile.train_step", Spoilt({5: 2}))
     assert tiny_train(tmp_path / "straight", "--images", "40", *back) == 0
-    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 2}))
+    monkeypatch.setattr("vitgan.engine.compile.train_step", Spoilt({5: 2}))
     assert tiny_train(tmp_path / "parts", "--images", "28", *back) == 0
     assert tiny_train(tmp_path / "parts", "--images", "40", *back) == 0
     monkeypatch.undo()
@@ -162,7 +162,7 @@ def test_a_run_that_goes_back_draws_anew_and_is_resumed_bit_for_bit(
 def test_a_run_that_goes_back_in_vain_stops(
     tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
-    monkeypatch.setattr("vitgan.engine.graphs.train_step", Spoilt({5: 1000}))
+    monkeypatch.setattr("vitgan.engine.compile.train_step", Spoilt({5: 1000}))
     said = refused(tiny_train(tmp_path / "run", "--images", "40", "--quiet", "--on-nan", "rollback", *EVERY))
     assert "at image 20" in said
     assert [event["event"] for event in events(tmp_path / "run")].count("rolled back") == 5

@@ -23,7 +23,7 @@ from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.models import Generator
 from vitgan.sharing import export_folder, find
-from vitgan.sharing.folder import _last_part
+from vitgan.sharing.export import _last_part
 from vitgan.sharing.onnx import export_onnx, exported_program
 
 SYSTEMS = [

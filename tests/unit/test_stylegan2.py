@@ -10,7 +10,7 @@ from torch import Tensor
 
 import systems
 from vitgan.adversarial import R1, DiffAugment, Game, GeneratorPass, Logistic, train_step
-from vitgan.adversarial.pathlength import PathLength
+from vitgan.adversarial.penalties import PathLength
 from vitgan.errors import UserError
 from vitgan.models import ViTGANGeneratorOptions
 from vitgan.models.stylegan2 import (

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import vitgan
 from vitgan.data import ImageSet, batches
+from vitgan.data.held_out import InMemory, part
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint, load_description
-from vitgan.engine.log import read_log
-from vitgan.engine.parts import InMemory, part
-from vitgan.engine.supervised import ClassifierTask, SirenTask, build_task, load_classifier, load_siren, psnr
-from vitgan.engine.supervised_recipes import ClassifierRecipe, SirenRecipe
+from vitgan.engine.classifier import ClassifierRecipe, ClassifierTask, load_classifier
+from vitgan.engine.loggers import read_log
+from vitgan.engine.siren import SirenRecipe, SirenTask, load_siren, psnr
 from vitgan.errors import UserError
 from vitgan.models import to_uint8
 from vitgan.recipes.overrides import override
@@ -88,7 +88,7 @@ def test_every_weight_gets_a_gradient_and_moves_and_every_number_is_finite(
 ) -> None:
     recipe = make(4)
     images = recipe.data.build()
-    task, seen = build_task(recipe, images, CPU)
+    task, seen = recipe.begin(images, CPU)
     before = {name: tensor.clone() for name, tensor in task.tensors().items()}
     stream = batches(seen, batch=recipe.training.batch, seed=0, images_seen=0, device=CPU)
     for step in range(20):
@@ -273,7 +273,7 @@ def test_bfloat16_classifier_and_fit(labelled: Path) -> None:
         classifier(labelled, "--training.precision", "bf16"),
         siren("--training.precision", "bf16"),
     ):
-        task, seen = build_task(recipe, recipe.data.build(), CPU)
+        task, seen = recipe.begin(recipe.data.build(), CPU)
         batch = next(batches(seen, batch=recipe.training.batch, seed=0, images_seen=0, device=CPU))
         values, _ = task.step(batch, 0)
         assert values["loss"].dtype == torch.float32

@@ -11,14 +11,13 @@ import pytest
 from PIL import Image
 
 import table_rows
-from vitgan.engine.memory import resident
+from vitgan.engine.environment import resident
 from vitgan.engine.recipe import Recipe
 from vitgan.errors import UserError
 from vitgan.metrics.protocol import METRICS
-from vitgan.tables import Reproduction, Request, record, reproduce
-from vitgan.tables.content import printed_name
-from vitgan.tables.plan import _power_of_two
-from vitgan.tables.write import markdown
+from vitgan.tables import Reproduction, Request, reproduce
+from vitgan.tables.plan import _power_of_two, load_record
+from vitgan.tables.results import markdown, printed_name
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -45,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_row_has_the_same_data_budget_and_seed(made: Path) -> None:
-    recipes = [record.load(made / "rows" / row.name) for row in table_rows.ROWS]
+    recipes = [load_record(made / "rows" / row.name) for row in table_rows.ROWS]
     alike = [Recipe.from_dict(found.recipe) for found in recipes if found is not None]
     assert len(alike) == 3
     assert len({recipe.data for recipe in alike}) == 1
@@ -130,9 +129,9 @@ def test_another_protocol_measures_again_without_training(
 
 
 def test_rows_of_two_protocols_are_refused(made: Path) -> None:
-    from vitgan.tables.content import _protocol
+    from vitgan.tables.results import _protocol
 
-    found = record.load(made / "rows" / "vitgan")
+    found = load_record(made / "rows" / "vitgan")
     assert found is not None
     assert found.evaluation is not None
     other = replace(found, evaluation={**found.evaluation, "protocol": {"key": "another"}})

@@ -194,7 +194,7 @@ def test_an_unfinished_file_has_its_own_name_in_the_message(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device", ".grid.png.123.tmp")
 
-    monkeypatch.setattr("vitgan.engine.images.save_images", full)
+    monkeypatch.setattr("vitgan.engine.grid.save_images", full)
     said = refused(main(["sample", "run", "--out", "grid.png"]))
     assert said.startswith("vitgan: grid.png cannot be read or written (No space left on device):")
 

@@ -10,6 +10,7 @@ import systems
 from vitgan.adversarial import DiffAugment, Game, Logistic, Pass, Wasserstein
 from vitgan.adversarial.augment import Augmentation
 from vitgan.adversarial.penalties import GradientPenalty
+from vitgan.config import from_dict, to_dict
 from vitgan.errors import UserError
 from vitgan.models.transgan import (
     TransGANDiscriminator,
@@ -17,8 +18,7 @@ from vitgan.models.transgan import (
     TransGANGenerator,
     TransGANGeneratorOptions,
 )
-from vitgan.nn.window import GridAttention
-from vitgan.options import from_dict, to_dict
+from vitgan.nn.attention import GridAttention
 
 GENERATOR = TransGANGeneratorOptions(
     depths=(1, 1), width=32, heads=2, perceptron_ratio=2, latent_dim=8, full_attention=4, window=4

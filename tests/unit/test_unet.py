@@ -9,7 +9,7 @@ from torch import Tensor
 
 import systems
 from vitgan.adversarial import R1, DiffAugment, Game, Hinge, Logistic, train_step
-from vitgan.adversarial.cutmix import CutMix
+from vitgan.adversarial.consistency import CutMix
 from vitgan.errors import UserError
 from vitgan.models import VisionTransformerOptions, ViTGANGenerator, ViTGANGeneratorOptions
 from vitgan.models.unet import UNetDiscriminator, UNetDiscriminatorOptions

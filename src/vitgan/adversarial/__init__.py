@@ -1,14 +1,11 @@
 """What the game is: losses, regularising terms, augmentation, and one step of it."""
 
-from vitgan.adversarial.augment import Augmentation, DiffAugment
-from vitgan.adversarial.consistency import BCR
+from vitgan.adversarial.augment import Augmentation, DiffAugment, StrongAugment
+from vitgan.adversarial.consistency import BCR, CutMix
 from vitgan.adversarial.contrastive import Contrastive
-from vitgan.adversarial.cutmix import CutMix
 from vitgan.adversarial.losses import Hinge, Logistic, Wasserstein
-from vitgan.adversarial.pathlength import PathLength
-from vitgan.adversarial.penalties import R1, Drift, GradientPenalty
+from vitgan.adversarial.penalties import R1, Drift, GradientPenalty, PathLength
 from vitgan.adversarial.step import Game, Players, train_step
-from vitgan.adversarial.strong_augment import StrongAugment
 from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
 
 __all__ = [

@@ -1,15 +1,17 @@
-"""DiffAugment: augmentation of every image that the discriminator sees (arXiv 2006.10738; paper).
+"""Differentiable augmentation of what the discriminator sees: DiffAugment, and SimCLR's stronger one.
 
 Shapes: B batch, C channels, H x W image.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vitgan.draws import uniform
+from vitgan.distributed.rng import uniform
 
 
 class Augmentation(Protocol):
@@ -117,3 +119,101 @@ def _uniform(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
 def _chosen(images: Tensor, probability: float, rng: torch.Generator) -> Tensor:
     """(B, 1): 1 with `probability`, else 0."""
     return (_uniform(images, 1, rng) < probability).float()
+
+
+# Red, green and blue to luma, and to the two axes of chroma about which hue turns (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+CHROMA = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrongAugment:
+    """Crop and resize, mirror, then brightness, contrast, saturation and hue, then grey; each image alone.
+
+    Images (B, C, H, W) in [-1, 1], C of 1 or 3 -> the same shape. Images of one channel have no saturation,
+    hue or grey. Crop and mirror are one sampling grid, bilinear, so an image is resampled once.
+
+    Differs from the paper: [choice] the colour operations have a fixed order and do not clamp, which would
+    stop the generator's gradient; hue turns the chroma plane, linear in the image, where the paper's turns
+    HSV's hue, which has no gradient at grey; a crop wider than the image is cut to its width. There is no
+    blur, which the paper leaves out for small images too.
+    """
+
+    crop: float = 1.0
+    """Probability of a crop, resized to the whole image."""
+    smallest: float = 0.2
+    """Smallest share of the image's area that a crop keeps; the largest is 1."""
+    aspect: float = 4 / 3
+    """Largest ratio of a crop's sides, either way."""
+    flip: float = 0.5
+    """Probability of a mirror image."""
+    colour: float = 0.8
+    """Probability of the four changes below together."""
+    brightness: float = 0.4
+    """Largest change of the factor of the light, from black, -1."""
+    contrast: float = 0.4
+    """Largest change of the factor of the difference from the image's mean."""
+    saturation: float = 0.4
+    """Largest change of the factor of the difference from grey."""
+    hue: float = 0.1
+    """Largest turn of hue either way, in turns."""
+    grey: float = 0.2
+    """Probability of losing all colour."""
+
+    @property
+    def active(self) -> bool:
+        return max(self.crop, self.flip, self.colour, self.grey) > 0
+
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Draw from `rng`, which lies on the device of the images, and augment."""
+        if max(self.crop, self.flip) > 0:
+            images = self._geometry(images, rng)
+        if self.colour > 0:
+            images = self._colour(images, rng)
+        if self.grey > 0 and images.shape[1] > 1:
+            lost = (_uniform(images, 1, rng) < self.grey).to(images.dtype)[:, :, None, None]
+            images = torch.lerp(images, luma(images), lost)
+        return images
+
+    def _geometry(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        area, ratio, row, column, cropped, mirrored = _uniform(images, 6, rng).unbind(1)  # (B,) each
+        area = 1 - (1 - self.smallest) * area * (cropped < self.crop)
+        ratio = torch.exp((2 * ratio - 1) * math.log(self.aspect) * (cropped < self.crop))
+        width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        matrix = torch.zeros(len(images), 2, 3, device=images.device)
+        matrix[:, 0, 0] = width * torch.where(mirrored < self.flip, -1, 1)
+        matrix[:, 1, 1] = height
+        matrix[:, 0, 2] = (2 * column - 1) * (1 - width)  # the crop's centre, sides are 2
+        matrix[:, 1, 2] = (2 * row - 1) * (1 - height)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
+
+    def _colour(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        draw = _uniform(images, 5, rng)
+        draw = ((2 * draw[:, :4] - 1) * (draw[:, 4:] < self.colour)).to(images.dtype)  # (B, 4) in [-1, 1)
+        brightness, contrast, saturation, turn = draw.view(-1, 4, 1, 1, 1).unbind(1)  # (B, 1, 1, 1) each
+        images = (images + 1) * (1 + self.brightness * brightness) - 1
+        mean = luma(images).mean((2, 3), keepdim=True)
+        images = torch.lerp(mean, images, 1 + self.contrast * contrast)
+        if images.shape[1] == 1:
+            return images
+        images = torch.lerp(luma(images), images, 1 + self.saturation * saturation)
+        return torch.einsum("bij,bjhw->bihw", hue_matrix(self.hue * turn.flatten()), images)
+
+
+def luma(images: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images
+    return (images * images.new_tensor(LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
+
+
+def hue_matrix(turns: Tensor) -> Tensor:
+    """Maps of red, green and blue, (B, 3, 3), that turn the chroma plane by `turns` (B,) and keep luma."""
+    angle = 2 * math.pi * turns.float()
+    into = torch.tensor((LUMA, *CHROMA), device=turns.device)  # (3, 3)
+    turned = torch.zeros(len(turns), 3, 3, device=turns.device)
+    turned[:, 0, 0] = 1
+    turned[:, 1, 1] = turned[:, 2, 2] = angle.cos()
+    turned[:, 1, 2], turned[:, 2, 1] = -angle.sin(), angle.sin()
+    return (into.inverse() @ turned @ into).to(turns.dtype)

@@ -1,14 +1,20 @@
-"""Balanced consistency regularisation (blog; arXiv 2002.04724)."""
+"""Consistency of the discriminator: balanced consistency regularisation, and CutMix for one of pixels.
+
+Shapes: B batch, C channels, R resolution.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitgan.adversarial.augment import Augmentation, DiffAugment
-from vitgan.adversarial.terms import Pass
+from vitgan.adversarial.terms import Pass, WithoutView
+from vitgan.distributed.rng import uniform
+from vitgan.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +58,76 @@ class BCR:
 
 def _clean(images: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG001
     return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutMix(WithoutView):
+    """In some steps, real and fake images mixed by a mask M, 1 where real: mix(x, y) = M x + (1 - M) y.
+
+    Three addends: the encoder has to call the mixed image fake, the decoder to name each pixel's source, and
+    consistency E|D_dec(mix(x, G(z))) - mix(D_dec(x), D_dec(G(z)))|^2, D_dec being logits. The gradient flows
+    through both sides. The mixture is of images as the discriminator saw them, in a pass of its own.
+
+    [choice] The loss of the mixed image is logistic, as the paper's, in a game of any loss. In a step that
+    mixes, the loss of the unmixed images stays; the paper's authors' release leaves it out there.
+    """
+
+    image: float = 1.0
+    """Weight of the encoder's loss."""
+    pixels: float = 1.0
+    """Weight of the decoder's loss."""
+    consistency: float = 1.0
+    """Weight of the consistency."""
+    probability: float = 0.5
+    """Share of the steps that mix, after the warm-up."""
+    warm_up: int = 0
+    """Steps over which that share rises linearly from 0."""
+
+    @property
+    def active(self) -> bool:
+        return self.probability > 0 and max(self.image, self.pixels, self.consistency) > 0
+
+    def due(self, step: int) -> None:  # noqa: ARG002
+        return None
+
+    def losses(self, seen: Pass) -> dict[str, Tensor]:
+        """Raises UserError where the discriminator does not judge pixels."""
+        real, fake = seen.judged_real.pixels, seen.judged_fake.pixels
+        if real is None or fake is None:
+            raise UserError(
+                "The term CutMix needs a discriminator of pixels: set the discriminator to the U-Net."
+            )
+        if torch.rand((), device=seen.real.device, generator=seen.rng) >= self._share(seen.step):
+            return {}
+        mask = rectangles(seen.real, seen.rng)
+        judged = seen.discriminator.judge(torch.lerp(seen.fake, seen.real, mask).to(seen.dtype), seen.labels)
+        assert judged.pixels is not None
+        mask = mask.to(real.dtype)
+        difference = judged.pixels - torch.lerp(fake, real, mask)
+        return {
+            "cutmix_image": self.image * F.softplus(judged.logits).mean(),
+            "cutmix_pixels": self.pixels * F.binary_cross_entropy_with_logits(judged.pixels, mask),
+            "cutmix_consistency": self.consistency * difference.square().mean(),
+        }
+
+    def _share(self, step: int) -> float:
+        return self.probability * min(1.0, step / self.warm_up if self.warm_up > 0 else 1.0)
+
+
+def rectangles(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Masks (B, 1, R, R) of 0 and 1, one for each image (B, C, R, R): a rectangle differs from the rest.
+
+    The rectangle's share of the area is uniform in [0, 1] and its sides are in proportion to the image's; its
+    centre is uniform over the pixels, and what the border cuts off is not made up for (arXiv 1905.04899).
+    [choice] Either value is as likely to be the rectangle's, and no mask is all of one value.
+    """
+    size = images.shape[-1]
+    area, row, column, coin = uniform(rng, len(images), 4, 1).unbind(1)
+    half = (area.sqrt() * size / 2).floor().clamp(min=1)  # (B, 1)
+    place = torch.arange(size, device=images.device)
+    rows, columns = (
+        (place >= centre - half) & (place < centre + half)
+        for centre in ((row * size).floor(), (column * size).floor())
+    )  # (B, R) each
+    inside = rows[:, :, None] & columns[:, None, :]  # (B, R, R)
+    return (inside ^ (coin < 0.5)[:, :, None])[:, None].to(images.dtype)

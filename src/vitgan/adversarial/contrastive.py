@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitgan.adversarial.augment import Augmentation
-from vitgan.adversarial.strong_augment import StrongAugment
+from vitgan.adversarial.augment import Augmentation, StrongAugment
 from vitgan.adversarial.terms import Pass
+from vitgan.distributed.collectives import all_gather
 from vitgan.errors import UserError
-from vitgan.processes import gathered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class Contrastive:
         )
         if first is None or second is None or fake is None:
             raise UserError("The term Contrastive needs projections: set the discriminator to ContraD's.")
-        first, second, fake = (gathered(projections) for projections in (first, second, fake))
+        first, second, fake = (all_gather(projections) for projections in (first, second, fake))
         if len(fake) < 2:
             raise UserError(
                 "The term Contrastive compares images of a batch: set --training.batch to at least 2."

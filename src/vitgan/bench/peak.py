@@ -1,18 +1,61 @@
-"""The rate at which this machine multiplies matrices: what the step's own rate is compared with.
+"""Times of calls taken in turn, and the rate at which this machine multiplies matrices.
 
 Shapes: n side of a square matrix.
 """
 
 import statistics
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from vitgan.bench.timing import seconds
-from vitgan.engine.precision import Precision, activation_dtype
-from vitgan.nn.product import affine
+from vitgan.engine.recipe import Precision, activation_dtype
+from vitgan.nn.linear import affine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """Of one call, over several."""
+
+    median: float
+    minimum: float
+    maximum: float
+
+    @staticmethod
+    def over(samples: Sequence[float]) -> "Seconds":
+        """Of at least one sample."""
+        return Seconds(median=statistics.median(samples), minimum=min(samples), maximum=max(samples))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(call: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
+    """Of one call, the device's work included: the mean of `repeats` calls one after the other."""
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronise(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device, repeats: int = 1
+) -> dict[str, Seconds]:
+    """Each call once to warm up, then `rounds` rounds of one sample of each."""
+    for call in calls.values():
+        call()
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            samples[name].append(seconds(call, device, repeats))
+    return {name: Seconds.over(found) for name, found in samples.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +109,7 @@ def _routes(side: int, dtype: torch.dtype, device: torch.device) -> dict[str, Ca
     calls: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(left, right)}
     if device.type == "cpu":
         rows = left.unflatten(0, (2, -1))  # (2, n / 2, n)
-        calls["vitgan.nn.product.affine"] = torch.no_grad()(lambda: affine(rows, right))
+        calls["vitgan.nn.linear.affine"] = torch.no_grad()(lambda: affine(rows, right))
     return calls
 
 

@@ -8,18 +8,14 @@ from typing import Any
 import torch
 
 from vitgan.bench import PARTS
-from vitgan.bench.attention import measure_attention
+from vitgan.bench.components import measure_attention, measure_sampling, measure_spectral, measure_startup
 from vitgan.bench.flops import StepFlops, countable, step_flops
 from vitgan.bench.memory import ALLOCATED, RESIDENT, measure_memory
 from vitgan.bench.peak import measure_peak
-from vitgan.bench.sampling import measure_sampling
 from vitgan.bench.settings import Settings
-from vitgan.bench.spectral import measure_spectral
-from vitgan.bench.startup import measure_startup
 from vitgan.bench.steps import StepCost, measure_steps
 from vitgan.data import ImageSet
-from vitgan.engine.environment import environment
-from vitgan.engine.memory import keep_freed_memory
+from vitgan.engine.environment import environment, keep_freed_memory
 from vitgan.engine.train import threads
 from vitgan.errors import UserError
 from vitgan.tables.cost import cost

@@ -11,10 +11,9 @@ import torch
 
 from vitgan.bench import PARTS
 from vitgan.data import DataOptions, ImageSet
-from vitgan.data.arrays import ArraySource
-from vitgan.data.images import MemoryImages
-from vitgan.engine.precision import Precision, activation_dtype
-from vitgan.engine.recipe import Recipe
+from vitgan.data.dataset import MemoryImages
+from vitgan.data.sources.arrays import ArraySource
+from vitgan.engine.recipe import Precision, Recipe, activation_dtype
 
 RANDOM = "random"  # in the place of a source
 RANDOM_COUNT = 4096  # images, or one batch where that is more

@@ -7,14 +7,12 @@ from itertools import count
 
 import torch
 
-from vitgan.bench.peak import Peak, PeakMeter
+from vitgan.bench.peak import Peak, PeakMeter, Seconds, seconds
 from vitgan.bench.settings import Settings
-from vitgan.bench.timing import Seconds, seconds
 from vitgan.data import ImageSet, batches
-from vitgan.engine import graphs
+from vitgan.engine import compile as graphs
 from vitgan.engine.gan import GANTask
-from vitgan.engine.precision import Precision
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.recipe import Precision, Recipe
 from vitgan.spans import Recorder, span
 
 WARM_UP = 2  # steps

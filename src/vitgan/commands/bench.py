@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from vitgan import recipes
 from vitgan.bench import PARTS
 from vitgan.errors import UserError, did_you_mean
+from vitgan.io import check_writable, write_json
 from vitgan.terminal import add_output, answer
-from vitgan.written import check_writable, write_json
 
 if TYPE_CHECKING:
     from vitgan.bench.settings import Settings

@@ -59,7 +59,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _runs() -> dict[str, Any]:
     """What shtab completes RUN by: the package's generators, and files."""
-    from vitgan.sharing.names import PACKAGED
+    from vitgan.sharing.hub import PACKAGED
 
     own = " ".join(PACKAGED)
     function = "_vitgan_runs_or_files() {{\n{}\n}}"

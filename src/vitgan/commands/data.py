@@ -17,7 +17,7 @@ from vitgan.errors import UserError
 from vitgan.terminal import add_output, aligned, answer, can_draw, counted, log_from
 
 if TYPE_CHECKING:
-    from vitgan.data.packed import PackedSource
+    from vitgan.data.packed.reader import PackedSource
     from vitgan.data.sources import Source
 
 SUMMARY = "say what is in a source of images, or pack it into a few large files"
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from vitgan.data import DataOptions, describe, open_source
-    from vitgan.data.packed import PackedSource
+    from vitgan.data.packed.reader import PackedSource
 
     log_from(logging.ERROR)  # the unreadable are in the answer
     source = open_source(options.source)
@@ -147,7 +147,7 @@ def _verdict(damaged: list[str]) -> str:
 
 def _pack(options: argparse.Namespace) -> int:
     from vitgan.data import open_source
-    from vitgan.data.packing import pack, plan_of
+    from vitgan.data.packed.writer import pack, plan_of
 
     for name, least in (("resolution", 1), ("workers", 0), ("shard_mib", 1)):
         if (value := getattr(options, name)) is not None and value < least:
@@ -174,7 +174,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 def _first_side(source: "Source", options: argparse.Namespace) -> int:
     """The shorter side of the first readable image."""
-    from vitgan.data.index import MAX_SIDE
+    from vitgan.data.packed.index import MAX_SIDE
     from vitgan.data.transforms import MIN_SIDE
 
     for index in range(len(source)):

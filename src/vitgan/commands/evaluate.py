@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vitgan.errors import UserError
+from vitgan.io import check_writable, write_json
 from vitgan.terminal import add_output, aligned, answer, counted
-from vitgan.written import check_writable, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,8 +110,8 @@ def _evaluate(options: argparse.Namespace, metrics: "tuple[str, ...] | None") ->
 
 
 def _open(options: argparse.Namespace) -> Compared:
-    from vitgan.engine.folder import is_run
-    from vitgan.sharing.names import find
+    from vitgan.engine.run_folder import is_run
+    from vitgan.sharing.hub import find
 
     path = find(options.run)
     if is_run(path):
@@ -130,9 +130,9 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
-    from vitgan.engine.folder import read_generator
     from vitgan.engine.recipe import Recipe
-    from vitgan.metrics.images import shown, survey
+    from vitgan.engine.run_folder import read_generator
+    from vitgan.metrics.evaluator import shown, survey
 
     generator, description = read_generator(path)
     data, fingerprint = Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
@@ -154,7 +154,7 @@ def _open_run(path: Path, options: argparse.Namespace) -> Compared:
 def _open_images(options: argparse.Namespace) -> Compared:
     """Two sets of pictures: grey where all of both are, else RGB."""
     from vitgan.data import DataOptions
-    from vitgan.metrics.images import shown, survey
+    from vitgan.metrics.evaluator import shown, survey
 
     fake, real = survey(options.run), survey(options.data)
     side = fake.side(options.run)

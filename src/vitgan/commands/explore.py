@@ -28,8 +28,8 @@ def run(options: argparse.Namespace) -> int:
     """Serves until it is interrupted; returns the exit code."""
     if options.port is not None and not 0 < options.port < 2**16:
         raise UserError(f"--port must be from 1 to 65535, not {options.port}.")
-    from vitgan.engine.folder import load_generator
-    from vitgan.explore.ports import free_port
+    from vitgan.engine.run_folder import load_generator
+    from vitgan.explore.app import free_port
     from vitgan.sharing import find
 
     if options.run is not None:

@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Does it; returns the exit code."""
-    from vitgan.engine.folder import read_generator
+    from vitgan.engine.run_folder import read_generator
     from vitgan.sharing import export_folder, find
 
     if options.format == "safetensors":

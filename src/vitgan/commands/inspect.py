@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from vitgan.errors import UserError
+from vitgan.io import check_writable
 from vitgan.terminal import STDOUT, add_output, answer, counted
-from vitgan.written import check_writable
 
 SUMMARY = "look into a trained run: spectra, Lipschitz bounds, attention, rank"
 EXAMPLES = """examples:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{out} is a file: choose a folder with --out.")
     check_writable(options.json)
     from vitgan.diagnostics import inspect_run
-    from vitgan.diagnostics.tables import table
+    from vitgan.diagnostics.inspection import table
     from vitgan.engine.train import choose_device
     from vitgan.sharing import find
 

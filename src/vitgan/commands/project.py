@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.train import choose_device
     from vitgan.latent import project, read_picture
-    from vitgan.latent.interpolation import label_of
+    from vitgan.latent.films import label_of
 
     device = choose_device(options.device)
     generator = load(options.run).to(device)
@@ -75,9 +75,9 @@ def _write(out: Path, picture, found) -> None:
     import numpy as np
     import torch
 
-    from vitgan.engine.images import grid, save_png
+    from vitgan.engine.grid import grid, save_png
+    from vitgan.io import replacing
     from vitgan.models import to_uint8
-    from vitgan.replacing import replacing
 
     image = to_uint8(found.image).cpu()
     save_png(out / "both.png", grid(torch.cat((picture.unsqueeze(0), image)), columns=2))

@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Does it; returns the exit code."""
-    from vitgan.sharing.hub import push
+    from vitgan.sharing.export import push
 
     address = push(options.run, options.identity, private=options.private, license_id=options.license)
     facts = {"run": options.run, "id": options.identity, "address": address}

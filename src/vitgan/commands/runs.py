@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Does it; returns the exit code."""
-    from vitgan.engine.overview import overview
+    from vitgan.engine.run_folder import overview
 
     found = overview(options.folder)
     if options.json:

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out.suffix.lower() in OTHER_PICTURES:
         raise UserError(f"{options.out} cannot be written: end --out in .png or .npz, or name a folder.")
     from vitgan import load
-    from vitgan.engine.images import save_images
+    from vitgan.engine.grid import save_images
 
     generator = load(options.run)
     images = generator.sample(

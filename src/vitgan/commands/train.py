@@ -11,7 +11,7 @@ from vitgan.errors import UserError
 from vitgan.terminal import add_output, aligned, answer, json_of
 
 if TYPE_CHECKING:
-    from vitgan.engine.supervised_recipes import AnyRecipe
+    from vitgan.engine.recipe import RunRecipe
 
 SUMMARY = "train a recipe, or go on training it"
 EXAMPLES = """examples:
@@ -90,9 +90,9 @@ def run(options: argparse.Namespace) -> int:
     return 0 if outcome.ended == "complete" else 130
 
 
-def _rehearse(options: argparse.Namespace, recipe: "AnyRecipe") -> int:
-    from vitgan.engine.distributed import launched
-    from vitgan.engine.rehearsal import rehearse
+def _rehearse(options: argparse.Namespace, recipe: "RunRecipe") -> int:
+    from vitgan.distributed.launch import launched
+    from vitgan.engine.dry_run import rehearse
     from vitgan.engine.train import choose_device, threads
 
     if launched() > 1:

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from vitgan.data.packed import PackedSource
-from vitgan.data.reach import Unreachable
+from vitgan.data.packed.reader import PackedSource
+from vitgan.data.retry import Unreachable
 from vitgan.data.sources import Source
 from vitgan.data.transforms import reason, to_pixels
 

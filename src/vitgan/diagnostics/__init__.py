@@ -1,11 +1,18 @@
 """What the networks of a run are like inside: weights, slopes, attention, tokens, spectra."""
 
-from vitgan.diagnostics.attention import attention_probabilities, entropies
-from vitgan.diagnostics.bounds import bound_of_normed_tokens, bound_of_theorem
+from vitgan.diagnostics.attention import attention_probabilities, entropies, residual_shares
 from vitgan.diagnostics.inspection import inspect_run
-from vitgan.diagnostics.lipschitz import ascend, gradient_norms, jacobian_norms, slopes
-from vitgan.diagnostics.rank import residual_shares
-from vitgan.diagnostics.sigma import LayerSigma, largest_singular_value, sigmas
+from vitgan.diagnostics.lipschitz import (
+    LayerSigma,
+    ascend,
+    bound_of_normed_tokens,
+    bound_of_theorem,
+    gradient_norms,
+    jacobian_norms,
+    largest_singular_value,
+    sigmas,
+    slopes,
+)
 from vitgan.diagnostics.spectrum import grid_excess, power_spectrum, radial_average
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""What attention layers look at and how tokens grow alike, read while a network runs and changing nothing.
+"""Attention as it is computed, its entropies, and how fast tokens become equal (rank).
 
-Shapes: B batch, N tokens, D width, h heads, d = D / h, W windows (1 where attention is over all), n = N / W.
+Shapes: B batch, N tokens, D width, h heads.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitgan.diagnostics.rank import residual_shares
 from vitgan.nn import Block, L2Attention, SelfAttention
-from vitgan.nn.attention import split_heads
+from vitgan.nn.attention import GridAttention, relative_bias, split_heads, to_windows
 from vitgan.nn.linear import at_least_fp32
-from vitgan.nn.window import GridAttention, relative_bias, to_windows
+
+
+def residual_shares(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """|res(X)| / |X| of each sample, X (B, N, D) -> ((B,), (B,)): in the paper's norm, in Frobenius'.
+
+    res(X) = X - 1 x^T. The paper's x minimises |X - 1 x^T| in |X|_{1,inf} = sqrt(|X|_1 |X|_inf), for which
+    there is no closed form; [choice] here x is the mean token, the minimiser in Frobenius' norm. So the first
+    share is never below the paper's. 0 is rank one; tokens with no common part have a
+    Frobenius share near sqrt(1 - 1/N).
+    """
+    tokens = at_least_fp32(tokens)
+    residual = tokens - tokens.mean(1, keepdim=True)
+    return _composite(residual) / _composite(tokens), _frobenius(residual) / _frobenius(tokens)
+
+
+def _composite(x: Tensor) -> Tensor:
+    """sqrt(|X|_1 |X|_inf): the largest column sum and the largest row sum of absolute values."""
+    sizes = x.abs()
+    return (sizes.sum(1).amax(1) * sizes.sum(2).amax(1)).sqrt()
+
+
+def _frobenius(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
+
 
 READABLE = (SelfAttention, L2Attention, GridAttention)
 KEPT = 4  # images of a batch whose maps and inputs are kept

@@ -19,7 +19,7 @@ from torch import Tensor
 from vitgan.diagnostics.attention import Reading
 from vitgan.diagnostics.spectrum import power_spectrum
 from vitgan.diagnostics.subject import Subject
-from vitgan.replacing import replacing
+from vitgan.io import replacing
 
 DOTS_PER_INCH = 110
 REAL, FAKE, OTHER = "#2f9e6e", "#cf4a5a", "#2f86c9"

@@ -1,16 +1,166 @@
-"""Lower bounds of a Lipschitz constant, found at points: gradients, ascent, slopes, Jacobian power iteration.
+"""How steep a discriminator is: singular values of its layers, bounds of its attention, measured slopes.
 
-On a convex set the Lipschitz constant of a differentiable map is the supremum of its Jacobian's norm, so the
-norm at any point, and the slope between any two, is a lower bound. Distances are Euclidean, over all pixels
-of images in [-1, 1].
-Shapes: B batch, C channels, H x W image, A and G images of two sets.
+Shapes: B batch, N tokens, D width, h heads, C channels, R resolution.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vitgan.nn import Convolution, L2Attention, LayerNorm, Linear, SpectralNorm
+
+NOT_MATRICES = (nn.Embedding,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSigma:
+    """Largest singular values of one weight."""
+
+    layer: str
+    """The module's name in its network."""
+    kind: Literal["linear", "convolution"]
+    """A convolution's sigma is that of its (O, I k k) matrix, not its norm as a map of images."""
+    shape: tuple[int, ...]
+    stored: float
+    """sigma(W), after the equalising scale and before any spectral norm."""
+    used: float
+    """sigma of the weight that the layer computes with."""
+    start: float
+    """sigma(W_init): the spectral norm's buffer, else the network as its seed made it."""
+
+    @property
+    def ratio(self) -> float:
+        """used / start: 1 where an improved spectral norm holds, up to the lag of its power iteration."""
+        return self.used / self.start if self.start else float("inf")
+
+
+@torch.no_grad()
+def sigmas(network: nn.Module, at_start: nn.Module) -> list[LayerSigma]:
+    """One entry for each weight of two or more axes; `at_start` is the network with its first weights."""
+    stored, start = dict(weights(network)), dict(weights(at_start))
+    known = _normed_starts(network)
+    convolutions = {name for name, module in network.named_modules() if _is_convolution(module)}
+    with normalised(network):
+        used = dict(weights(network))
+    return [
+        LayerSigma(
+            layer=name,
+            kind="convolution" if name in convolutions else "linear",
+            shape=tuple(weight.shape),
+            stored=largest_singular_value(weight),
+            used=largest_singular_value(used[name]),
+            start=known[name] if name in known else largest_singular_value(start[name]),
+        )
+        for name, weight in stored.items()
+    ]
+
+
+def largest_singular_value(weight: Tensor) -> float:
+    """sigma of the matrix (O, the rest), in fp64: the root of the smaller Gram matrix' top eigenvalue."""
+    matrix = weight.detach().double().cpu().flatten(1)
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    return float(torch.linalg.eigvalsh(matrix @ matrix.mT)[-1].clamp(min=0).sqrt())
+
+
+@contextmanager
+def normalised(network: nn.Module) -> Iterator[None]:
+    """Within it the layers of `network` compute with their normalised weights. Do not call `network` itself
+    there: its own forward would end the normalisation."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, SpectralNorm):
+                stack.enter_context(module.applied())
+        yield
+
+
+def weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, weight after its equalising scale) of each module that multiplies by one."""
+    for name, module in network.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, NOT_MATRICES) or not isinstance(weight, Tensor) or weight.ndim < 2:
+            continue
+        if isinstance(module, Linear):
+            yield name, module.effective_weight()
+        else:
+            yield name, weight * getattr(module, "scale", 1.0)
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(module, Convolution) or (isinstance(weight, Tensor) and weight.ndim > 2)
+
+
+def _normed_starts(network: nn.Module) -> dict[str, float]:
+    """sigma(W_init) by layer name, from the buffers of the spectral norms."""
+    names = {module: name for name, module in network.named_modules()}
+    return {
+        names[layer]: float(norm.get_buffer(f"initial_{k}")[i])
+        for norm in network.modules()
+        if isinstance(norm, SpectralNorm)
+        for k, group in enumerate(norm.groups)
+        for i, layer in enumerate(group)
+    }
+
+
+def inverse_phi(x: float) -> float:
+    """phi^-1(x) for phi(x) = x exp(x + 1), x >= 0: W_0(x / e), Lambert's function."""
+    from scipy.special import lambertw
+
+    return float(lambertw(x / math.e).real)
+
+
+@torch.no_grad()
+def bound_of_normed_tokens(
+    attention: L2Attention, norm: LayerNorm, tokens: int, queries: int | None = None
+) -> float:
+    """Upper bound for `attention` (N tokens, the first `queries` of them asked) on what `norm` puts out.
+
+    The weights are those in use when this is called: see `sigma.normalised`. Raises ValueError for the sign
+    that attends to the farthest token, for which (1) does not hold.
+    """
+    _check_sign(attention)
+    width, rows = norm.weight.numel(), queries or tokens
+    nearby = math.sqrt(inverse_phi(tokens - 1)) + math.sqrt(rows * inverse_phi(1))
+    heads = []
+    for w, v in _heads(attention):
+        spread = largest_singular_value(v * norm.weight.double().cpu()) * math.sqrt(width)
+        kernel = 2 * spread * largest_singular_value(w) * nearby / len(w) ** 0.25
+        heads.append(math.sqrt(rows) * largest_singular_value(v) + kernel)
+    return math.hypot(*heads) * largest_singular_value(attention.out.effective_weight())
+
+
+@torch.no_grad()
+def bound_of_theorem(attention: L2Attention, tokens: int) -> float:
+    """[K]'s bound for the map of Theorem 3.2 with this module's matrices: *not* a bound of the module itself.
+
+    sqrt(N / d) (4 phi^-1(N - 1) + 1) sqrt(sum_h |W_h|^4 |V_h|^2) |W_O|, V_h taken for U. Differs from the
+    paper: the power of |W_h| is that which the chain rule gives (the map is quadratic in W: once in y, once
+    in A); the derivation above proves it. Raises ValueError as `bound_of_normed_tokens`.
+    """
+    _check_sign(attention)
+    heads = [largest_singular_value(w) ** 2 * largest_singular_value(v) for w, v in _heads(attention)]
+    size = attention.value.out_features // attention.heads
+    constant = math.sqrt(tokens / size) * (4 * inverse_phi(tokens - 1) + 1)
+    return constant * math.hypot(*heads) * largest_singular_value(attention.out.effective_weight())
+
+
+def _heads(attention: L2Attention) -> list[tuple[Tensor, Tensor]]:
+    """(W, V), each (d, D) in fp64 on the CPU, of every head."""
+    both = (attention.query_key.effective_weight(), attention.value.effective_weight())
+    w, v = (weight.double().cpu().unflatten(0, (attention.heads, -1)) for weight in both)
+    return list(zip(w, v, strict=True))
+
+
+def _check_sign(attention: L2Attention) -> None:
+    if attention.attend_to_farthest:
+        raise ValueError("L2 attention to the farthest token has no bound here: use attention 'l2'.")
+
 
 ASCENT_STEPS = 20
 FIRST_STEP, LAST_STEP = 0.1, 0.01  # root mean square of one step, in units of a pixel's value

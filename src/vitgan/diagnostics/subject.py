@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.data import ImageSet
-from vitgan.engine.folder import read_run as read_checkpoint
+from vitgan.engine.gan import build_networks
 from vitgan.engine.recipe import Recipe
-from vitgan.engine.state import build_networks
+from vitgan.engine.run_folder import read_run as read_checkpoint
 from vitgan.errors import UserError
 from vitgan.models import Generator
+from vitgan.models.base import load_weights, within
 from vitgan.terminal import counted
-from vitgan.weights import load_weights, within
 
 BATCH = 16  # images of one pass
 

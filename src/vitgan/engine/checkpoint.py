@@ -1,7 +1,8 @@
-"""Checkpoints: one folder each, of a safetensors file and a JSON file, both under checksum; no pickle.
+"""Checkpoints and exported generators: safetensors and JSON under checksum, no pickle.
 
 `RUN/checkpoints/000000012800/{tensors.safetensors, checkpoint.json}`, named by images seen. A folder is
-written under a temporary name and renamed, so that a checkpoint is there whole or not at all.
+written under a temporary name and renamed, so that a checkpoint is there whole or not at all. An exported
+generator is a folder of `model.safetensors` and `config.json`.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitgan.engine.description import whole_number, wrong_field
+from vitgan.data import ImageSet
+from vitgan.data.dataset import difference
+from vitgan.distributed import collectives
+from vitgan.engine.schema import whole_number, wrong_field
+from vitgan.engine.task import Task
 from vitgan.errors import UserError
-from vitgan.json_text import read_json
+from vitgan.io import read_json, replacing
 
-FORMAT, MOST_FORMAT = 1, 10**6
+FORMAT = 1
+MOST_FORMAT = 10**6
 TENSORS, DESCRIPTION = "tensors.safetensors", "checkpoint.json"
 
 
@@ -205,3 +212,132 @@ def _json_sha256(body: Any) -> str:
 def _clause(error: Exception) -> str:
     """What `error` says, short, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+EXPORT_FORMAT = 1
+PART = "average"  # of a checkpoint's tensors
+LEFT_OUT = ("blocks", "block_parts")  # of the facts on the images: for going on with a run
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether it is an exported generator, damaged ones included."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).exists()
+
+
+def write_exported(folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """The averaged generator of a checkpoint's tensors and description, into a folder that is there."""
+    own = {n.removeprefix(f"{PART}."): t.contiguous() for n, t in tensors.items() if n.startswith(f"{PART}.")}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(own, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors leaves it to the owner alone; an export is for others
+        checksum = _sha256(temporary)
+    facts = {name: value for name, value in description["data"].items() if name not in LEFT_OUT}
+    kept = {name: value for name, value in description.items() if name not in ("rollbacks", "format")}
+    body = {"format": EXPORT_FORMAT, **kept, "data": facts, "sha256": checksum}
+    whole = {"model_type": "vitgan", "generator": body, "sha256": _json_sha256(body)}
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+
+
+def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its tensors, named as in a checkpoint, and its description.
+
+    Raises DamagedCheckpoint where it is not whole, UserError for a newer format.
+    """
+    body = read_config(folder)
+    try:
+        if _sha256(folder / WEIGHTS) != body["sha256"]:
+            raise DamagedCheckpoint(f"{WEIGHTS} does not match its checksum")
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{WEIGHTS} cannot be read") from error
+    return {f"{PART}.{name}": tensor for name, tensor in tensors.items()}, body
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` says, its fields checked. Raises as `read_exported`."""
+    try:
+        whole = read_json(folder / CONFIG)
+        body, checksum = whole["generator"], whole["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{CONFIG} cannot be read") from error
+    if checksum != _json_sha256(body):
+        raise DamagedCheckpoint(f"{CONFIG} does not match its checksum")
+    if not isinstance(body, dict) or not whole_number(1, MOST_FORMAT)(body.get("format")):
+        raise DamagedCheckpoint(f"{CONFIG} lacks the field format, or has a wrong one")
+    if body["format"] > EXPORT_FORMAT:
+        raise UserError(
+            f"{folder} was exported by a newer vitgan (format {body['format']}): "
+            "upgrade with `pip install --upgrade vitgan`."
+        )
+    if (field := wrong_field(body)) is not None:
+        raise DamagedCheckpoint(f"{CONFIG} lacks the field {field}, or has a wrong one")
+    return body
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """Where a run stands."""
+
+    found: bool
+    """Whether there is a checkpoint."""
+    images_seen: int = 0
+    seconds: float = 0.0
+    rollbacks: int = 0
+    """How often it went back to a checkpoint, each time with other random numbers."""
+    notes: list[str] = field(default_factory=list)
+    """Lines to say about it."""
+
+
+def restore(folder: Path, images: ImageSet, task: Task) -> Restored:
+    """Load the newest checkpoint of `folder` that is whole into `task`; rank 0 alone reads it.
+
+    Raises UserError where the run was trained on other images, or the processes see different ones.
+    """
+    notes: list[str] = []
+    found = None
+    with collectives.errors_shared():
+        if collectives.rank() == 0:
+            found = load_newest(folder, notes.append)
+    tensors, description = found or (None, None)
+    description = collectives.broadcast(description)
+    with collectives.errors_shared():
+        _check_alike(images)
+        if description is not None:
+            _check_data(folder, description["data"], images)
+    if description is None:
+        return Restored(found=False, notes=notes)
+    task.load(collectives.broadcast_tensors(tensors))
+    notes.append(f"Resuming {folder} at {description['images']:,} images.")
+    return Restored(
+        found=True,
+        images_seen=description["images"],
+        seconds=description["seconds"],
+        rollbacks=description["rollbacks"],
+        notes=notes,
+    )
+
+
+def data_facts(images: ImageSet) -> dict[str, Any]:
+    """What a checkpoint says of the images, to know them again."""
+    return {"images": len(images), **images.identity.facts()}
+
+
+def _check_alike(images: ImageSet) -> None:
+    for rank, (fingerprint, count) in enumerate(
+        collectives.all_gather_objects([images.fingerprint, len(images)])
+    ):
+        if fingerprint != images.fingerprint and collectives.rank() == 0:
+            raise UserError(
+                f"Rank {rank} sees other images than rank 0 ({count:,} against {len(images):,}): give every "
+                "machine the same --data."
+            )
+
+
+def _check_data(folder: Path, then: dict[str, Any], images: ImageSet) -> None:
+    if then["fingerprint"] != images.fingerprint:
+        raise UserError(
+            f"{folder} was trained on other images ({difference(then, images.identity, len(images))}): "
+            "give the same --data, or another folder with --out."
+        )

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from vitgan import processes
 from vitgan.data import ImageSet
+from vitgan.distributed import collectives
 from vitgan.engine.checkpoint import (
     DamagedCheckpoint,
     NewerCheckpoint,
@@ -17,7 +17,7 @@ from vitgan.engine.checkpoint import (
     numbered,
     write_checkpoint,
 )
-from vitgan.engine.log import forget_after
+from vitgan.engine.loggers import forget_after
 from vitgan.errors import UserError
 from vitgan.metrics import Evaluation, Evaluator, headline
 from vitgan.metrics.protocol import parse_metrics
@@ -61,7 +61,7 @@ class Watch:
         images_seen: int,
     ) -> None:
         self.folder = folder
-        if processes.rank() == 0:
+        if collectives.rank() == 0:
             forget_after(folder / EVALUATIONS, images_seen)
         self.evaluator = Evaluator(
             images,

@@ -1,23 +1,102 @@
 """The game as a run's task: two players, the average of one, and what is drawn of it."""
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from vitgan import processes
-from vitgan.adversarial import Game
+from vitgan.adversarial import Game, Players
 from vitgan.data import Batch, ImageSet
-from vitgan.engine.compilation import compile_blocks
-from vitgan.engine.ema import update_average
-from vitgan.engine.graphs import GraphedStep
-from vitgan.engine.images import grid
-from vitgan.engine.precision import activation_dtype
-from vitgan.engine.recipe import Recipe
-from vitgan.engine.state import build_state, step_generator
-from vitgan.models import to_uint8
+from vitgan.distributed import collectives
+from vitgan.distributed.rng import PartGenerator
+from vitgan.engine.compile import GraphedStep, compile_blocks
+from vitgan.engine.grid import grid
+from vitgan.engine.optim import update_average
+from vitgan.engine.recipe import Recipe, activation_dtype
+from vitgan.engine.task import NamedState
+from vitgan.errors import UserError
+from vitgan.models import Discriminator, Generator, to_uint8
 from vitgan.spans import span
+
+
+@dataclass
+class State(NamedState):
+    """Players and the averaged generator."""
+
+    players: Players
+    average: Generator
+
+    def _modules(self) -> dict[str, nn.Module]:
+        players = self.players
+        return {
+            "generator": players.generator,
+            "discriminator": players.discriminator,
+            "average": self.average,
+        }
+
+    def _optimisers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        players = self.players
+        return {
+            "optimiser_generator": (players.generator, players.optimiser_generator),
+            "optimiser_discriminator": (players.discriminator, players.optimiser_discriminator),
+        }
+
+
+def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -> State:
+    """A run at image 0: weights drawn from the recipe's seed alone, the same on every device."""
+    generator, discriminator = build_networks(recipe, images)
+    generator, discriminator = generator.to(device), discriminator.to(device)
+    if recipe.training.activation_checkpointing:
+        _checkpoint_activations(generator, discriminator)
+    players = Players(
+        generator=generator,
+        discriminator=discriminator,
+        optimiser_generator=recipe.optimiser_generator.build(generator.parameters()),
+        optimiser_discriminator=recipe.optimiser_discriminator.build(discriminator.parameters()),
+    )
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    return State(players, average)
+
+
+def _checkpoint_activations(*networks: Generator | Discriminator) -> None:
+    for network in networks:
+        if not network.can_recompute:
+            raise UserError(
+                f"{type(network).__name__} has no activation checkpointing: leave "
+                "--training.activation-checkpointing out, or set --training.accumulate to use less memory."
+            )
+        network.activation_checkpointing = True
+
+
+def build_networks(recipe: Recipe, images: ImageSet | None) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator on the CPU, drawn from the seed; `images` gives the number of classes."""
+    data = recipe.data
+    classes = len(images.classes) if data.labels and images is not None else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        generator = recipe.generator.build(
+            resolution=data.resolution, channels=data.channels, classes=classes
+        )
+        discriminator = recipe.discriminator.build(
+            resolution=data.resolution, channels=data.channels, classes=classes
+        )
+    return generator, discriminator
+
+
+def step_generator(seed: int, images_seen: int, device: torch.device, batch: int = 0) -> torch.Generator:
+    """The random numbers of one step, a function of (seed, images seen): nothing to save or restore.
+
+    Each process gives the numbers of its part of the `batch` images, so how many there are changes none.
+    """
+    number = int(np.random.SeedSequence((seed, 0, images_seen)).generate_state(1, np.uint64)[0])
+    generator = PartGenerator(device)
+    generator.manual_seed(number & (2**63 - 1))
+    generator.rank, generator.ranks, generator.batch = collectives.rank(), collectives.world_size(), batch
+    return generator
 
 
 class GANTask:
@@ -37,8 +116,8 @@ class GANTask:
             generator_terms=tuple(term for term in recipe.generator_terms if term.active),
             generator_every=options.generator_every,
             shared_fakes=options.shared_fakes,
-            accumulate=recipe.parts(device, processes.ranks()),
-            make_again=options.accumulate is not None and options.accumulate > processes.ranks(),
+            accumulate=recipe.parts(device, collectives.world_size()),
+            make_again=options.accumulate is not None and options.accumulate > collectives.world_size(),
             dtype=activation_dtype(options.precision, device),
         )
         self._train_step = GraphedStep(

@@ -1,7 +1,9 @@
 """The recipe: everything that a run is, as one frozen dataclass of its parts' options."""
 
+import abc
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
@@ -19,11 +21,10 @@ from vitgan.adversarial import (
     StrongAugment,
     Wasserstein,
 )
-from vitgan.data import DataOptions
-from vitgan.engine.ema import EMAOptions
+from vitgan.config import brief, differences, from_dict, to_dict
+from vitgan.data import DataOptions, ImageSet
 from vitgan.engine.evaluation import EvaluationOptions
-from vitgan.engine.precision import Precision, activation_dtype
-from vitgan.engine.schedule import AdamOptions
+from vitgan.engine.optim import AdamOptions, EMAOptions
 from vitgan.errors import UserError
 from vitgan.models import (
     BigGANDiscriminatorOptions,
@@ -37,7 +38,29 @@ from vitgan.models import (
     VisionTransformerOptions,
     ViTGANGeneratorOptions,
 )
-from vitgan.options import differences, from_dict, to_dict
+
+Precision = Literal["fp32", "bf16", "auto"]
+
+
+def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """bf16 when asked for, or by "auto" where the hardware multiplies bf16 matrices; else fp32."""
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch names no public test for a CPU's bf16 units.
+    tests = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(test() for test in tests if test is not None)
+
+
+if TYPE_CHECKING:
+    from vitgan.engine.task import Task
 
 # Every part that a recipe can be made of.
 GeneratorOptions = (
@@ -158,8 +181,21 @@ RESUMABLE = (
 )
 
 
-class RunRecipe:
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe(abc.ABC):
     """What the recipes of every kind of run share: frozen dataclasses of options, to JSON and back."""
+
+    name: str
+    data: DataOptions
+    training: TrainingOptions
+    evaluation = EvaluationOptions()
+    """How the run is scored while it trains; a kind without a generator is never scored."""
+    draws_nothing = ""
+    """What the run is instead, as a clause, where it has no generator."""
+
+    @abc.abstractmethod
+    def begin(self, images: ImageSet, device: torch.device) -> "tuple[Task, ImageSet]":
+        """What the recipe trains, at image 0, and the part of `images` that its batches are drawn from."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object that `from_dict` reads back."""
@@ -220,3 +256,21 @@ class Recipe(RunRecipe):
                 "bCR against clean images compares each image with itself when nothing is augmented: "
                 "set --terms.bcr.against augmented, or --augment to something."
             )
+
+    def begin(self, images: ImageSet, device: torch.device) -> "tuple[Task, ImageSet]":
+        """The game at image 0, and the images that its batches are drawn from: all of them."""
+        from vitgan.engine.gan import GANTask  # it is built of this module's recipe
+
+        return GANTask(self, images, device), images
+
+
+KINDS = {"Recipe": "recipe", "ClassifierRecipe": "classifier", "SirenRecipe": "siren"}
+"""Where in `vitgan.engine` each kind of recipe is defined, by the "type" that is written with it."""
+
+
+def read_recipe(value: Any) -> RunRecipe:
+    """A recipe of any kind from what `to_dict` gave. Raises UserError, naming the field, where it is none."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        raise UserError(f"recipe.type is {brief(kind)}, but must be one of {', '.join(KINDS)}.")
+    return getattr(import_module(f"vitgan.engine.{KINDS[kind]}"), kind).from_dict(value)

@@ -6,9 +6,11 @@ now, every few seconds: a file whose time does not move belongs to a run that ha
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,17 +19,111 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from vitgan import processes
+from vitgan.distributed import collectives
 from vitgan.engine.environment import environment
-from vitgan.engine.images import save_png
-from vitgan.engine.log import RunLog
-from vitgan.engine.metrics import Diverged
+from vitgan.engine.grid import save_png
+from vitgan.engine.loggers import RunLog
 from vitgan.engine.progress import Progress
+from vitgan.engine.recipe import RunRecipe
 from vitgan.engine.report import write_report
-from vitgan.engine.spacing import passed, spacing
-from vitgan.engine.supervised_recipes import AnyRecipe
-from vitgan.replacing import replacing
+from vitgan.errors import UserError
+from vitgan.io import replacing
+
+
+def passed(images_seen: int, every: int | None, batch: int) -> bool:
+    """Whether the last step, of `batch` images, passed a multiple of `every` images."""
+    return every is not None and images_seen % every < batch
+
+
+def spacing(every: int, images_seen: int, most: int) -> int:
+    """`every`, doubled until at most `most` multiples of it fit into `images_seen`."""
+    while images_seen > most * every:
+        every *= 2
+    return every
+
+
+# In the order in which a step computes them: the first that is wrong is where it went wrong.
+FIRST_TO_LAST = (
+    "term_",
+    "loss_discriminator",
+    "gradient_norm_discriminator",
+    "loss_generator",
+    "gradient_norm_generator",
+)
+
+
+class Diverged(UserError):
+    """A number of training is NaN, infinite or larger than any that training recovers from.
+
+    Attributes
+        images: images seen before the step.
+        term: the first such number's name in the log.
+        values: every number of that step, by name.
+    """
+
+    def __init__(self, text: str, images: int, term: str, values: dict[str, float] | None = None) -> None:
+        super().__init__(text)
+        self.images, self.term, self.values = images, term, values or {}
+
+
+class StepMetrics:
+    """Gathers the scalars of steps without waiting for the device; `read` gives their means.
+
+    A number beyond `largest` either way counts as one that is not finite does.
+    """
+
+    def __init__(self, largest: float = math.inf) -> None:
+        self.largest = largest
+        self._steps: list[tuple[int, dict[str, Tensor]]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def add(self, images_seen: int, values: dict[str, Tensor]) -> None:
+        """`values` are those of the step that began at `images_seen` images."""
+        self._steps.append((images_seen, values))
+
+    def read(self) -> dict[str, float]:
+        """The mean of each number, over all processes and the steps that had it since the last reading.
+
+        Raises Diverged, naming the image count, the term and the gradient norms, when one was out of bounds.
+        """
+        steps = [(images, list(values), torch.stack(list(values.values()))) for images, values in self._steps]
+        self._steps.clear()
+        if not steps:
+            return {}
+        numbers = torch.cat([values for _, _, values in steps]).cpu()
+        collectives.average_gradients_([numbers])
+        parts = numbers.split([len(names) for _, names, _ in steps])
+        found = [
+            dict(zip(names, part.tolist(), strict=True))
+            for (_, names, _), part in zip(steps, parts, strict=True)
+        ]
+        for (images, _, _), values in zip(steps, found, strict=True):
+            self._check(images, values)
+        names = dict.fromkeys(name for values in found for name in values)
+        columns = {name: [values[name] for values in found if name in values] for name in names}
+        return {name: sum(column) / len(column) for name, column in columns.items()}
+
+    def _check(self, images: int, values: dict[str, float]) -> None:
+        most = min(self.largest, sys.float_info.max)
+        wrong = [name for name, value in values.items() if not abs(value) <= most]
+        if not wrong:
+            return
+        term = next((name for start in FIRST_TO_LAST for name in wrong if name.startswith(start)), wrong[0])
+        how = "became" if not math.isfinite(values[term]) else "exploded to"
+        norms = [
+            f"{name.removeprefix('gradient_norm_').replace('gradient_norm', 'network')} {value:.4g}"
+            for name, value in values.items()
+            if name.startswith("gradient_norm")
+        ]
+        said = f" (gradient norms: {', '.join(norms)})" if norms else ""
+        value = f"{values[term]:.4g}" if math.isfinite(values[term]) else f"{values[term]}"
+        text = f"{term.removeprefix('term_')} {how} {value} at image {images}{said}"
+        raise Diverged(text, images, term, values)
+
 
 EVENTS, HEARTBEAT = "events.jsonl", "heartbeat.json"
 SECONDS_BETWEEN_BEATS = 10.0
@@ -39,7 +135,7 @@ class Records:
 
     def __init__(
         self,
-        recipe: AnyRecipe,
+        recipe: RunRecipe,
         folder: Path,
         device: torch.device,
         *,
@@ -91,7 +187,7 @@ class Records:
             "images_per_second": round(self._speed, 1),
             "host": socket.gethostname(),
             "process": os.getpid(),
-            "processes": processes.ranks(),
+            "processes": collectives.world_size(),
             **_resources(self.folder, self.device),
         }
         with contextlib.suppress(OSError), replacing(self.folder / HEARTBEAT) as temporary:

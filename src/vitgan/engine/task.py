@@ -1,12 +1,16 @@
-"""What a run trains, as the run sees it."""
+"""What a run trains, as the run sees it, and its way into named tensors and back."""
 
+import abc
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from vitgan.data import Batch
+from vitgan.errors import UserError
 from vitgan.models import Generator
+from vitgan.models.base import misfit
 
 
 class Task(Protocol):
@@ -53,3 +57,65 @@ class Task(Protocol):
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says beside the recipe to build the networks again, ready for JSON."""
         ...
+
+
+class NamedState(abc.ABC):
+    """Modules and the optimisers of some of them, as named tensors."""
+
+    @abc.abstractmethod
+    def _modules(self) -> dict[str, nn.Module]:
+        """By name."""
+
+    @abc.abstractmethod
+    def _optimisers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        """By name: an optimiser, and the module whose parameters it moves."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name: weights, spectral buffers, optimiser moments and step counts."""
+        named = {
+            f"{part}.{name}": t for part, m in self._modules().items() for name, t in m.state_dict().items()
+        }
+        for part, (module, optimiser) in self._optimisers().items():
+            for name, parameter in module.named_parameters():
+                for key, value in optimiser.state.get(parameter, {}).items():
+                    named[f"{part}.{name}.{key}"] = value
+        return {name: t.detach().contiguous().cpu() for name, t in named.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`. Raises UserError, and changes nothing, where they do not fit."""
+        self._check(tensors)
+        for part, module in self._modules().items():
+            module.load_state_dict(_below(tensors, part))
+        for part, (module, optimiser) in self._optimisers().items():
+            moments = _below(tensors, part)
+            for name, parameter in module.named_parameters():
+                found = {
+                    key: moments[f"{name}.{key}"]
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{name}.{key}" in moments
+                }
+                if found:
+                    optimiser.state[parameter] = {
+                        k: v.to(parameter.device, copy=True) for k, v in found.items()
+                    }
+
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        """Raise UserError where a name, a shape or a type is not that of the own tensors."""
+        for part, module in self._modules().items():
+            if (reason := misfit(module.state_dict(), _below(tensors, part))) is not None:
+                raise UserError(f"The checkpoint's {part} does not fit the recipe: {reason}.")
+        for part, (module, _) in self._optimisers().items():
+            moments = _below(tensors, part)
+            for name, parameter in module.named_parameters():
+                for key, like in (
+                    ("step", ()),
+                    ("exp_avg", parameter.shape),
+                    ("exp_avg_sq", parameter.shape),
+                ):
+                    found = moments.get(f"{name}.{key}")
+                    if found is not None and (found.shape != like or found.dtype != torch.float32):
+                        raise UserError(f"The checkpoint's {part} does not fit the recipe: {name}.{key}.")
+
+
+def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name[len(part) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{part}.")}

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import torch
 
-from vitgan import processes
-from vitgan.engine.distributed import joined, launched, local_device, one_voice
-from vitgan.engine.folder import check, claimed, unwritable
-from vitgan.engine.interrupt import Interrupt, stop_on_signals
-from vitgan.engine.memory import keep_freed_memory
-from vitgan.engine.metrics import Diverged
-from vitgan.engine.recipe import Recipe
-from vitgan.engine.run import MOST_ROLLBACKS, Outcome, Run
-from vitgan.engine.schedule import AdamOptions
-from vitgan.engine.supervised import build_task
-from vitgan.engine.supervised_recipes import AnyRecipe
+from vitgan.distributed import collectives
+from vitgan.distributed.launch import joined, launched, local_device, one_voice
+from vitgan.engine.environment import keep_freed_memory
+from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
+from vitgan.engine.optim import AdamOptions
+from vitgan.engine.recipe import Recipe, RunRecipe
+from vitgan.engine.records import Diverged
+from vitgan.engine.run_folder import check, claimed, unwritable
 from vitgan.errors import UserError
 
 
@@ -35,7 +32,7 @@ def choose_device(name: str | None) -> torch.device:
     return local_device(name)
 
 
-def train(recipe: AnyRecipe, folder: Path, *, device: torch.device, quiet: bool = False) -> Outcome:
+def train(recipe: RunRecipe, folder: Path, *, device: torch.device, quiet: bool = False) -> Outcome:
     """Train `recipe` in `folder`, from its newest checkpoint if it has one, until its images or minutes.
 
     Started by torchrun, all processes train together: the batch is the recipe's, each computes a part.
@@ -56,19 +53,19 @@ def train(recipe: AnyRecipe, folder: Path, *, device: torch.device, quiet: bool 
 
 
 def _prepare(
-    stack: ExitStack, recipe: AnyRecipe, folder: Path, device: torch.device, quiet: bool
+    stack: ExitStack, recipe: RunRecipe, folder: Path, device: torch.device, quiet: bool
 ) -> tuple[Run, Interrupt]:
-    main = processes.rank() == 0
-    with processes.together():
+    main = collectives.rank() == 0
+    with collectives.errors_shared():
         if main:
             check(folder, recipe)
     if device.type == "cpu":
         keep_freed_memory()
-    with one_voice(), processes.together():
+    with one_voice(), collectives.errors_shared():
         images = recipe.data.build()
     stack.enter_context(threads(recipe.training.threads))
-    with processes.together():
-        task, images = build_task(recipe, images, device)
+    with collectives.errors_shared():
+        task, images = recipe.begin(images, device)
         if main:
             stack.enter_context(claimed(folder, recipe))
     interrupt = stack.enter_context(stop_on_signals())
@@ -88,7 +85,7 @@ def _train(run: Run, interrupt: Interrupt) -> Outcome:
         raise
 
 
-def _check_divides(recipe: AnyRecipe, ranks: int) -> None:
+def _check_divides(recipe: RunRecipe, ranks: int) -> None:
     """Raise UserError where the batch cannot be shared by so many processes."""
     batch, accumulate = recipe.training.batch, recipe.training.accumulate or 1
     parts = ranks * -(-accumulate // ranks)

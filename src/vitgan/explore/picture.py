@@ -1,5 +1,6 @@
 """The tab of a picture of one's own: cropped, and searched for in the latent space."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from vitgan.errors import UserError
 from vitgan.explore.directions import DIRECTIONS_TAB
-from vitgan.explore.searches import Search, Searches
 from vitgan.explore.shelf import Model
 from vitgan.explore.shown import bar, framed, shown
 from vitgan.explore.visit import (
@@ -25,10 +25,44 @@ from vitgan.explore.visit import (
     told_often,
     whole,
 )
-from vitgan.latent.interpolation import label_of
-from vitgan.latent.pictures import MOST_BYTES, cropped, open_picture, square_box
-from vitgan.latent.projection import searching
+from vitgan.latent.films import label_of
+from vitgan.latent.projection import MOST_BYTES, cropped, open_picture, searching, square_box
 from vitgan.models import to_uint8
+
+
+class Search:
+    """One search: told to end, and whether what it has found is still wanted."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.wanted = True
+
+
+class Searches:
+    """One search a visitor; another one, another picture, or leaving ends it.
+
+    gradio's own `cancels` is not used: an event that it has cancelled says nothing more, and may block the
+    next one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[str | None, Search] = {}
+
+    def begin(self, visitor: str | None) -> Search:
+        """The visitor's new search."""
+        self.end(visitor, wanted=False)
+        with self._lock:
+            return self._under_way.setdefault(visitor, Search())
+
+    def end(self, visitor: str | None, *, wanted: bool) -> None:
+        """Tell the visitor's search to end; whether it shall still show what it has found."""
+        with self._lock:
+            search = self._under_way.pop(visitor, None)
+        if search is not None:
+            search.wanted = wanted
+            search.ended.set()
+
 
 STEPS, MOST_STEPS, SHOWN_EVERY = 300, 2000, 10
 MOST_SEARCHES = 8  # at a time, of all visitors

@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from vitgan.engine.curves import panels
-from vitgan.engine.log import read_log
-from vitgan.engine.overview import facts
-from vitgan.engine.report import settings
+from vitgan.engine.loggers import read_log
+from vitgan.engine.report import panels, settings
+from vitgan.engine.run_folder import facts
 from vitgan.errors import UserError
 from vitgan.explore.shown import shown
 from vitgan.explore.visit import QUICK, Draw, Fitting, Visit, told

@@ -25,8 +25,7 @@ from vitgan.explore.visit import (
     whole,
 )
 from vitgan.latent import save_frames
-from vitgan.latent.frames import can_film, film_strip
-from vitgan.latent.interpolation import between
+from vitgan.latent.films import between, can_film, film_strip
 from vitgan.models import to_uint8
 
 MOST_SAMPLES, MOST_KEPT, MOST_FRAMES = 64, 64, 240

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitgan.engine.folder import is_run, load_generator, read_run
 from vitgan.engine.recipe import Recipe
+from vitgan.engine.run_folder import is_run, load_generator, read_run
 from vitgan.errors import UserError
 from vitgan.latent import Direction, factorised, principal_components
-from vitgan.latent.interpolation import latent_of
+from vitgan.latent.films import latent_of
 from vitgan.models import Discriminator, Generator
+from vitgan.models.base import load_network
 from vitgan.sharing import find
-from vitgan.sharing.names import PACKAGED, packaged
-from vitgan.weights import load_network
+from vitgan.sharing.hub import PACKAGED, packaged
 
 MOST = 4  # models in memory
 DIRECTIONS = 6  # of each kind

@@ -10,7 +10,7 @@ from vitgan.diagnostics.attention import reading
 from vitgan.explore.shelf import Model
 from vitgan.explore.shown import class_attention, heat, patch_grid, shown
 from vitgan.explore.visit import LIVE, Draw, Fitting, Visit, class_field, class_form, seed_field, told, whole
-from vitgan.latent.pictures import picture_of
+from vitgan.latent.projection import picture_of
 from vitgan.models import to_uint8
 from vitgan.models.vit import VisionTransformer
 

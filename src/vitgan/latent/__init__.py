@@ -1,10 +1,8 @@
 """Moving about in the latent space of a trained generator: between seeds, along directions, to a picture."""
 
 from vitgan.latent.directions import Direction, edited, factorised, principal_components
-from vitgan.latent.frames import save_frames
-from vitgan.latent.interpolation import walk
-from vitgan.latent.pictures import read_picture
-from vitgan.latent.projection import Projection, project
+from vitgan.latent.films import save_frames, walk
+from vitgan.latent.projection import Projection, project, read_picture
 
 __all__ = [
     "Direction",

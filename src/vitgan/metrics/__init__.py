@@ -1,6 +1,6 @@
 """Generated images against real ones: features, what torch-fidelity computes of them, and the protocol."""
 
-from vitgan.metrics.evaluate import Evaluator
+from vitgan.metrics.evaluator import Evaluator
 from vitgan.metrics.protocol import METRICS, Evaluation, Protocol, headline
 
 __all__ = ["METRICS", "Evaluation", "Evaluator", "Protocol", "headline"]

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-from vitgan.json_text import read_json
-from vitgan.replacing import replacing
+from vitgan.io import read_json, replacing
 
 logger = logging.getLogger("vitgan")
 Entry = tuple[dict[str, "Tensor"], dict[str, Any]]

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check, to_dict
 from vitgan.errors import UserError
 from vitgan.metrics.cache import Cache, key_of
-from vitgan.options import check, to_dict
+from vitgan.models.base import misfit
 from vitgan.terminal import can_draw
-from vitgan.weights import misfit
 
 VERSION = 1  # of network and training: raise it when the same options give another classifier
 LEAST, MOST = 8, 64  # pixels a side

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from vitgan.config import brief
 from vitgan.errors import UserError, did_you_mean
-from vitgan.options import brief
 
 Metric = Literal["fid", "is", "kid", "prdc"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

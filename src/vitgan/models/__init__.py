@@ -1,5 +1,6 @@
 """Whole systems, one a file."""
 
+from vitgan.models.base import Discriminator, Generator, Judgement, to_uint8
 from vitgan.models.biggan import (
     BigGANDiscriminator,
     BigGANDiscriminatorOptions,
@@ -7,8 +8,6 @@ from vitgan.models.biggan import (
     BigGANGeneratorOptions,
 )
 from vitgan.models.contrad import ContraDDiscriminator, ContraDDiscriminatorOptions, ResidualOptions
-from vitgan.models.discriminator import Discriminator, Judgement
-from vitgan.models.generator import Generator, to_uint8
 from vitgan.models.siren import Siren, SirenOptions
 from vitgan.models.stylegan2 import (
     StyleGAN2Discriminator,

@@ -15,14 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
-from vitgan.models.discriminator import Discriminator
-from vitgan.models.generator import Generator
+from vitgan.models.base import Discriminator, Generator
 from vitgan.nn import Convolution, Linear, SpectralNorm
-from vitgan.nn.batchnorm import BatchNorm, ConditionalBatchNorm, LabelTable
+from vitgan.nn.attention import PixelAttention
 from vitgan.nn.linear import at_least_fp32
-from vitgan.nn.pixel_attention import PixelAttention
-from vitgan.options import check
+from vitgan.nn.norm import BatchNorm, ConditionalBatchNorm, LabelTable
 
 START = 4  # side of the generator's first feature map
 FULL_WIDTH = 32  # largest side that has all D channels

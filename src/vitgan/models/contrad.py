@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
-from vitgan.models.discriminator import Discriminator, Judgement
+from vitgan.models.base import Discriminator, Judgement
 from vitgan.models.vit import VisionTransformer, VisionTransformerOptions
 from vitgan.nn import Convolution, Linear, SpectralNorm
-from vitgan.options import check
 
 SLOPE = 0.1  # of the heads' leaky ReLU [authors of ContraD]
 

@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
 from vitgan.nn.linear import Linear, at_least_fp32
-from vitgan.options import check
 
 
 @dataclass(frozen=True, kw_only=True)

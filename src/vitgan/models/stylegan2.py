@@ -11,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.draws import integers, normal, uniform
+from vitgan.config import check
+from vitgan.distributed.rng import integers, normal, uniform
 from vitgan.errors import UserError
-from vitgan.models.discriminator import Discriminator
-from vitgan.models.generator import Generator
+from vitgan.models.base import Discriminator, Generator
 from vitgan.models.vitgan import MappingNetwork, ViTGANGeneratorOptions
 from vitgan.nn import Convolution, Linear, ModulatedConvolution
+from vitgan.nn.convolution import Blur, Upsample
 from vitgan.nn.linear import at_least_fp32
-from vitgan.nn.resample import Blur, Upsample
-from vitgan.options import check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
-from vitgan.models.discriminator import Discriminator
-from vitgan.models.generator import Generator
+from vitgan.models.base import Discriminator, Generator
 from vitgan.nn import Block, LayerNorm, Linear, MultilayerPerceptron, SelfAttention, patchify
-from vitgan.nn.window import GridAttention
-from vitgan.options import check
+from vitgan.nn.attention import GridAttention
 
 Norm = Literal["pixel", "layer"]
 Part = Literal["generator", "discriminator"]

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
-from vitgan.models.discriminator import Discriminator, Judgement
+from vitgan.models.base import Discriminator, Judgement
 from vitgan.nn import Convolution, Linear, SpectralNorm
-from vitgan.options import check
 
 
 @dataclass(frozen=True, kw_only=True)

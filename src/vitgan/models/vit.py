@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
-from vitgan.models.discriminator import Discriminator
+from vitgan.models.base import Discriminator
 from vitgan.nn import (
     Block,
     L2Attention,
@@ -26,7 +27,6 @@ from vitgan.nn import (
     patchify,
     recomputed,
 )
-from vitgan.options import check
 
 Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]
 ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {

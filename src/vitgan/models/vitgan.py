@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.config import check
 from vitgan.errors import UserError
-from vitgan.models.generator import Generator
+from vitgan.models.base import Generator
 from vitgan.models.vit import check_transformer
 from vitgan.nn import (
     Block,
@@ -29,7 +30,6 @@ from vitgan.nn import (
     recomputed,
 )
 from vitgan.nn.implicit import Combine
-from vitgan.options import check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,8 @@ from vitgan.nn.implicit import ImplicitOutput, pixel_coordinates
 from vitgan.nn.linear import Linear
 from vitgan.nn.norm import LayerNorm, SelfModulatedLayerNorm
 from vitgan.nn.patches import LinearOutput, patchify, unpatchify
-from vitgan.nn.recompute import recomputed
 from vitgan.nn.spectral import SpectralNorm
-from vitgan.nn.transformer import Block, MultilayerPerceptron
+from vitgan.nn.transformer import Block, MultilayerPerceptron, recomputed
 
 __all__ = [
     "Block",

@@ -1,16 +1,18 @@
-"""Multi-head self-attention by dot product and by L2 distance.
+"""Dot-product and L2 attention, attention within windows, and attention over pixels.
 
-Shapes: B batch, N tokens, D width, h heads, d = D / h.
+Shapes: B batch, N tokens, D width, h heads, d = D / h, C channels, H x W grid.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.nn.convolution import Convolution
 from vitgan.nn.linear import Linear, at_least_fp32
 
 # Measured on a CPU (docs/performance.md).
@@ -50,7 +52,7 @@ def l2_attention(query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthes
 def fused_allowed() -> bool:
     """False within `sdpa_kernel(SDPBackend.MATH)`: what is computed there may be differentiated twice.
 
-    What is compiled is not used there (`vitgan.engine.compilation`), and the question would cut it in pieces.
+    What is compiled is not used there (`vitgan.engine.compile`), and the question would cut it in pieces.
     """
     return torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled()
 
@@ -200,3 +202,92 @@ class L2Attention(nn.Module):
         return self.out(
             merge_heads(l2_attention(query, key, value, attend_to_farthest=self.attend_to_farthest))
         )
+
+
+def relative_bias(table: Tensor) -> Tensor:
+    """A bias for each offset, (h, 2G - 1, 2G - 1) -> for each query and key of a G x G grid, (h, G^2, G^2).
+
+    Query (r, c) and key (r', c') get table[:, r' - r + G - 1, c' - c + G - 1]. Reads the table by views, so
+    its gradient is a sum over them: no index, no scattered addition.
+    """
+    side = (table.shape[-1] + 1) // 2
+    views = table.unfold(1, side, 1).unfold(
+        2, side, 1
+    )  # (h, G, G, G, G): [a, b, i, j] is table[a + i, b + j]
+    return views.flip(1, 2).flatten(3, 4).flatten(1, 2)
+
+
+def to_windows(tokens: Tensor, window: int) -> Tensor:
+    """(B, S^2, D) -> (B (S / G)^2, G^2, D): windows, and the tokens of each, in raster order."""
+    count = math.isqrt(tokens.shape[1]) // window
+    squares = tokens.unflatten(1, (count, window, count, window)).transpose(2, 3)
+    return squares.flatten(3, 4).flatten(0, 2)
+
+
+def from_windows(windows: Tensor, side: int) -> Tensor:
+    """(B (S / G)^2, G^2, D) -> (B, S^2, D), the inverse of `to_windows` for a grid of `side` S."""
+    window = math.isqrt(windows.shape[1])
+    count = side // window
+    squares = windows.unflatten(1, (window, window)).unflatten(0, (-1, count, count))
+    return squares.transpose(2, 3).flatten(1, 4)
+
+
+class GridAttention(nn.Module):
+    """Attention within each G x G window of an S x S grid, (B, N, D) -> (B, N, D) (arXiv 2102.07074).
+
+    softmax_j(q_i.k_j / sqrt(d) + b(place_j - place_i)) v_j with a learned bias b for each head and offset,
+    over the tokens j of the window of i; G = S is attention over all. G must divide S. The bias starts with
+    standard deviation 0.02 [authors]. The key has no bias: softmax ignores it.
+    """
+
+    def __init__(
+        self, width: int, heads: int, side: int, window: int, linear: Callable[..., Linear] = Linear
+    ) -> None:
+        super().__init__()
+        assert side % window == 0
+        self.heads, self.side, self.window = heads, side, window
+        self.query = linear(width, width)
+        self.key = linear(width, width, bias=False)
+        self.value = linear(width, width)
+        self.out = linear(width, width)
+        self.table = nn.Parameter(0.02 * torch.randn(heads, 2 * window - 1, 2 * window - 1))
+
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        """`first` is for attention that computes some tokens alone; here it must be None."""
+        assert first is None
+        windows = to_windows(x, self.window)  # (B (S / G)^2, G^2, D)
+        query, key, value = (
+            split_heads(layer(windows), self.heads) for layer in (self.query, self.key, self.value)
+        )
+        bias = relative_bias(self.table).to(x.dtype).unsqueeze(0)  # (1, h, G^2, G^2)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return from_windows(self.out(merge_heads(out)), self.side)
+
+
+class PixelAttention(nn.Module):
+    """x + gamma out(softmax_j(q_i . k_j) v_j) over pixels i, j: x (B, C, H, W) -> (B, C, H, W).
+
+    q, k, v and out are 1 x 1 convolutions without bias, q and k of C / 8 channels; the products are not
+    divided by the root of their size. gamma, a number, starts at 0: the block starts as the identity, and
+    until gamma has moved the convolutions get no gradient.
+
+    Differs from the paper: v has C / 2 channels, and k and v are taken at the maxima of 2 x 2 pixels, a
+    quarter of the products. So has arXiv 1809.11096 in its release.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        convolution = partial(Convolution, kernel=1, bias=False, equalised=False)
+        small, half = max(channels // 8, 1), max(channels // 2, 1)
+        self.query = convolution(channels, small)
+        self.key = convolution(channels, small)
+        self.value = convolution(channels, half)
+        self.out = convolution(half, channels)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x).flatten(2)  # (B, C / 8, HW)
+        key, value = (F.max_pool2d(f(x), 2).flatten(2) for f in (self.key, self.value))  # (B, ., HW / 4)
+        weights = at_least_fp32(query.mT @ key).softmax(-1).to(x.dtype)  # (B, HW, HW / 4)
+        attended = (value @ weights.mT).unflatten(2, x.shape[2:])  # (B, C / 2, H, W)
+        return x + self.gamma.to(x.dtype) * self.out(attended)

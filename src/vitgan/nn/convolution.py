@@ -1,6 +1,6 @@
-"""Convolutions, plain and modulated, and the convolutional output mapping of tokens.
+"""Convolutions: equalised, modulated by styles, and with resampling by a fixed filter.
 
-Shapes: B batch, C channels in, O channels out, H x W grid, L tokens, D width, E width of w, P patch.
+Shapes: B batch, C channels in, O channels out, H x W grid, E width of w.
 """
 
 import math
@@ -13,7 +13,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear, at_least_fp32
-from vitgan.nn.resample import Blur
+
+TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+class Blur(nn.Module):
+    """[1, 3, 3, 1] / 8 along both axes, times `gain`: x (B, C, H, W) -> (B, C, H', W').
+
+    Zeros lie beyond the border, `padding` of them on each side; of the result every `stride`-th pixel is
+    kept: H' = (H + 2 padding - 4) // stride + 1.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, *, padding: int, stride: int = 1, gain: float = 1.0) -> None:
+        super().__init__()
+        self.padding, self.stride = padding, stride
+        self.register_buffer("kernel", low_pass() * gain, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+        return F.conv2d(x, kernel, stride=self.stride, padding=self.padding, groups=x.shape[1])
+
+
+class Upsample(nn.Module):
+    """Twice the size: x (B, C, H, W) -> (B, C, 2H, 2W), a zero after each pixel, then 4 times the filter."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", low_pass() * 4, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+        return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+
+
+def low_pass() -> Tensor:
+    """The outer product of [1, 3, 3, 1] / 8 with itself, (4, 4)."""
+    taps = torch.tensor(TAPS) / sum(TAPS)
+    return torch.outer(taps, taps)
 
 
 class Convolution(Linear):

@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitgan.nn.linear import Linear, at_least_fp32
+from vitgan.nn.linear import Linear, affine, at_least_fp32
 from vitgan.nn.patches import unpatchify
-from vitgan.nn.product import affine
 
 Combine = Literal["modulation", "concatenation", "sum"]
 

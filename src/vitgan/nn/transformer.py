@@ -1,14 +1,36 @@
-"""Pre-norm transformer blocks, with a latent where the norms take one (deck eq. 2-3 and 6-7).
-
-Shapes: B batch, N tokens, D width, E width of w.
-"""
+"""The transformer block, its MLP, and activations that are computed again in the backward pass."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from vitgan.nn.attention import fused_allowed
 from vitgan.nn.linear import Linear
+
+
+def recomputed(
+    function: Callable[..., Tensor],
+    *inputs: Tensor | int | None,
+    again: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Tensor:
+    """function(*inputs), whose activations are not kept: the backward pass computes them again.
+
+    `again` makes the context of that second computation, for what `function` reads beside its inputs. Within
+    `sdpa_kernel(SDPBackend.MATH)`, where gradients are differentiated again, all activations are kept.
+    """
+    if not (torch.is_grad_enabled() and fused_allowed()):
+        return function(*inputs)
+    return checkpoint(
+        function,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), again()),
+    )
 
 
 class MultilayerPerceptron(nn.Module):

@@ -7,15 +7,15 @@ from vitgan.errors import UserError, did_you_mean
 
 # Name: (module of this package that holds `RECIPES[name]`, one line).
 INDEX = {
-    "digits": ("digits", "real handwritten digits, 8x8 grey; about 4 minutes on 2 CPU cores"),
-    "cifar10": ("cifar10", "CIFAR-10, 32x32, at the paper's size and settings; a GPU"),
-    "cifar10-small": ("cifar10", "CIFAR-10, 32x32, a small ViTGAN for 20 minutes on 2 CPU cores"),
-    "celeba": ("celeba", "CelebA, 64x64, at the paper's size and settings; a GPU"),
-    "lsun-bedroom": ("lsun", "LSUN bedroom, 64x64, at the paper's size and settings; a GPU"),
-    "vit-classifier": ("classifier", "a ViT-Base that names the classes of CIFAR-10; a GPU"),
-    "vit-classifier-small": ("classifier", "a small ViT that reads handwritten digits; a minute on a CPU"),
-    "siren": ("siren", "a SIREN at the paper's size fits one image, 256x256; a GPU"),
-    "siren-small": ("siren", "a small SIREN fits a handwritten digit, 32x32; seconds on a CPU"),
+    "digits": ("vitgan", "real handwritten digits, 8x8 grey; about 4 minutes on 2 CPU cores"),
+    "cifar10": ("vitgan", "CIFAR-10, 32x32, at the paper's size and settings; a GPU"),
+    "cifar10-small": ("vitgan", "CIFAR-10, 32x32, a small ViTGAN for 20 minutes on 2 CPU cores"),
+    "celeba": ("vitgan", "CelebA, 64x64, at the paper's size and settings; a GPU"),
+    "lsun-bedroom": ("vitgan", "LSUN bedroom, 64x64, at the paper's size and settings; a GPU"),
+    "vit-classifier": ("supervised", "a ViT-Base that names the classes of CIFAR-10; a GPU"),
+    "vit-classifier-small": ("supervised", "a small ViT that reads handwritten digits; a minute on a CPU"),
+    "siren": ("supervised", "a SIREN at the paper's size fits one image, 256x256; a GPU"),
+    "siren-small": ("supervised", "a small SIREN fits a handwritten digit, 32x32; seconds on a CPU"),
 }
 
 # The tables' rows; each is a recipe too, BASE-ROW, as cifar10-stylegan2.

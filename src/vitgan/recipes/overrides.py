@@ -20,11 +20,9 @@ from vitgan.adversarial import (
     PathLength,
     Wasserstein,
 )
-from vitgan.engine.recipe import Recipe
-from vitgan.engine.supervised_recipes import AnyRecipe
+from vitgan.config import brief, out_of_range
+from vitgan.engine.recipe import Recipe, RunRecipe
 from vitgan.errors import UserError
-from vitgan.options import brief
-from vitgan.ranges import out_of_range
 
 LOSSES = {"logistic": Logistic, "hinge": Hinge, "wasserstein": Wasserstein}
 # A term that a recipe lacks stands here with weight 0, so that a flag can bring it in.
@@ -39,7 +37,7 @@ TERMS = {
 GENERATOR_TERMS = {"path_length": PathLength(weight=0.0)}
 KINDS = {"None": "None", "INT": "a whole number", "FLOAT": "a number"}
 
-Kind = TypeVar("Kind", bound=AnyRecipe)
+Kind = TypeVar("Kind", bound=RunRecipe)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ def override(recipe: Kind, arguments: Sequence[str], *, show: bool = False) -> K
     return _recipe(recipe, chosen)
 
 
-def flags(recipe: AnyRecipe) -> list[str]:
+def flags(recipe: RunRecipe) -> list[str]:
     """Every setting's, --generator.width."""
     return [flag for flag, _ in _leaves(_settings(recipe), "-")]
 
@@ -99,7 +97,7 @@ def _check_range(flag: str, number: int | float) -> None:
         raise UserError(f"{flag} must be {wrong}, not {brief(number)}.")
 
 
-def _settings(recipe: AnyRecipe) -> Any:
+def _settings(recipe: RunRecipe) -> Any:
     """A dataclass instance of the recipe's parts, each of its own class."""
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "name"}
     if isinstance(recipe, Recipe):

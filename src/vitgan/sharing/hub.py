@@ -1,22 +1,60 @@
-"""The Hugging Face Hub: a generator's folder there and back, by huggingface_hub."""
+"""What RUN may be, and the Hugging Face Hub: a generator's folder there and back, by huggingface_hub."""
 
 import contextlib
 import os
+import re
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vitgan.engine.exported import CONFIG, WEIGHTS, is_exported
+from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, is_exported
 from vitgan.errors import UserError
-from vitgan.json_text import read_json
-from vitgan.sharing.folder import CARD, export_folder
-from vitgan.sharing.names import is_id
+from vitgan.io import read_json
 from vitgan.terminal import can_draw
 
-HTTP_REFUSED = (401, 403)
+PACKAGED = ("digits",)
+_FILES = (".npy", ".npz", ".zip")  # of images, which a command may take in the place of a run
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def is_id(name: str) -> bool:
+    """Whether it is written as an id of the Hub is, USER/NAME."""
+    return _ID.fullmatch(name) is not None
+
+
+def packaged(name: str) -> Path:
+    """The folder of one of PACKAGED."""
+    return Path(str(files("vitgan"))) / "assets" / name
+
+
+def find(run: str | Path) -> Path:
+    """The folder of `run`: itself where it is there; else that of the package, or a copy of the Hub's.
+
+    The Hub is asked for "hf:USER/NAME", and for "USER/NAME" where there is no folder USER and NAME does not
+    end as a file of images does. Raises UserError where it is asked and has no such generator, and for the
+    home of a user who has none.
+    """
+    name = str(run)
+    try:
+        path = Path(run).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"There is no {name}: {name.split('/')[0]} has no home folder here.") from error
+    if path.exists():
+        return path
+    if name in PACKAGED:
+        return packaged(name)
+    identity = name.removeprefix("hf:")
+    meant = name != identity or not (path.suffix.lower() in _FILES or path.parent.exists())
+    if is_id(identity) and meant:
+        from vitgan.sharing.hub import fetch
+
+        return fetch(identity)
+    return path
+
+
 BARS = "HF_HUB_DISABLE_PROGRESS_BARS"  # the library's own setting
 
 
@@ -25,15 +63,15 @@ def fetch(identity: str) -> Path:
 
     The configuration comes first: the weights of another kind of model are not downloaded.
     """
-    library = _library(f"There is no folder {identity}, and to look for it on the Hub")
+    library = hub_library(f"There is no folder {identity}, and to look for it on the Hub")
     try:
-        with _bars():
+        with quiet_bars():
             folder = Path(library.snapshot_download(identity, allow_patterns=[CONFIG, CARD]))
             if _is_ours(folder):
                 library.snapshot_download(identity, revision=folder.name, allow_patterns=[WEIGHTS])
     except Exception as error:  # of the library, its network and its cache
         raise UserError(
-            f"{identity} cannot be fetched from the Hub ({_reason(error)}): check the id and the network, "
+            f"{identity} cannot be fetched from the Hub ({reason_of(error)}): check the id and the network, "
             "log in with `hf auth login` if it is private, or pass a run's folder."
         ) from error
     if not (_is_ours(folder) and is_exported(folder)):
@@ -44,29 +82,7 @@ def fetch(identity: str) -> Path:
     return folder
 
 
-def push(run: str | Path, identity: str, *, private: bool, license_id: str | None) -> str:
-    """Export `run` and upload it as `identity`, USER/NAME; the address. Raises UserError where that fails.
-
-    Of the path of the run's images only the last part is published.
-    """
-    if not is_id(identity):
-        raise UserError(f"{identity!r} is no id of the Hub: write USER/NAME.")
-    library = _library("The Hub")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "export"
-        export_folder(run, folder, license_id=license_id, place=identity, hide_folders=True)
-        try:
-            api = library.HfApi()
-            with _bars():
-                address = api.create_repo(identity, private=private, exist_ok=True)
-                message = "A generator of vitgan"
-                api.upload_folder(repo_id=identity, folder_path=folder, commit_message=message)
-        except Exception as error:  # of the library and its network
-            raise UserError(f"{identity} cannot be written ({_reason(error)}): {_advice(error)}.") from error
-    return str(address)
-
-
-def _library(use: str) -> Any:
+def hub_library(use: str) -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
@@ -77,18 +93,18 @@ def _library(use: str) -> Any:
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[None]:
+def quiet_bars() -> Iterator[None]:
     """Within it the library's progress bars are off where no terminal shows them and nobody asked."""
     from huggingface_hub import utils
 
     if can_draw(sys.stderr) or BARS in os.environ or utils.are_progress_bars_disabled():
         yield
         return
-    utils.disable_progress_bars()
+    utils.disable_progressquiet_bars()
     try:
         yield
     finally:
-        utils.enable_progress_bars()
+        utils.enable_progressquiet_bars()
 
 
 def _is_ours(folder: Path) -> bool:
@@ -99,13 +115,6 @@ def _is_ours(folder: Path) -> bool:
     return isinstance(found, dict) and found.get("model_type") == "vitgan"
 
 
-def _advice(error: Exception) -> str:
-    answer = getattr(error, "response", None)
-    if getattr(answer, "status_code", None) in HTTP_REFUSED or "Token" in type(error).__name__:
-        return "log in with `hf auth login`, with a token that may write there"
-    return "check the network and give the same command again"
-
-
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return textwrap.shorten(lines[0] if lines else type(error).__name__, 200, placeholder="…").rstrip(".")

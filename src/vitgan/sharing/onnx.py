@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.errors import UserError
+from vitgan.io import replacing
 from vitgan.models import Generator
-from vitgan.replacing import replacing
 
 OPSET = 20
 MOST_DIFFERENCE = 1e-4

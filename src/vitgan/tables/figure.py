@@ -15,12 +15,12 @@ from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, Null
 from torch import Tensor
 
 from vitgan.engine.checkpoint import checkpoints
-from vitgan.engine.folder import load_generator
-from vitgan.engine.images import grid
-from vitgan.engine.log import read_log
-from vitgan.replacing import replacing
-from vitgan.tables.content import leading
+from vitgan.engine.grid import grid
+from vitgan.engine.loggers import read_log
+from vitgan.engine.run_folder import load_generator
+from vitgan.io import replacing
 from vitgan.tables.plan import Plan
+from vitgan.tables.results import leading
 
 SHOWN = 16  # samples of a row
 COLUMNS = 3  # panels beside each other

@@ -1,29 +1,168 @@
-"""What a table is to be made of, checked whole before anything is trained."""
+"""What a table is to be made of: its rows, what the deck prints for them, and what is known of each.
 
+A request is checked whole before anything is trained.
+"""
+
+import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
+from vitgan.config import differences
 from vitgan.data import ImageSet, open_source
 from vitgan.engine.evaluation import EvaluationOptions
+from vitgan.engine.gan import build_networks
 from vitgan.engine.recipe import Recipe
-from vitgan.engine.state import build_networks
 from vitgan.engine.train import choose_device
 from vitgan.errors import UserError, did_you_mean
+from vitgan.io import replacing
 from vitgan.metrics import METRICS, Evaluator
-from vitgan.metrics.images import GREY
-from vitgan.options import differences
-from vitgan.replacing import replacing
-from vitgan.tables import record
-from vitgan.tables.record import Record
+from vitgan.metrics.evaluator import GREY
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
+from vitgan.recipes import ROWS, get
+from vitgan.recipes.rows import make_row
 
-if TYPE_CHECKING:
-    from vitgan.tables.rows import Row
+RECORD = "row.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The content of `OUT/rows/ROW/row.json`."""
+
+    recipe: dict[str, Any]
+    status: Literal["complete", "interrupted", "diverged", "failed"]
+    reason: str = ""
+    """One line, of a row that diverged or failed."""
+    diverged_at: int | None = None
+    """Image in whose step a number was not finite."""
+    images_seen: int = 0
+    seconds: float = 0.0
+    """Of training."""
+    peak_memory: int | None = None
+    """Bytes, the most of all the commands that trained the row."""
+    memory_measure: str = ""
+    """What `peak_memory` is."""
+    parameters_generator: int | None = None
+    parameters_discriminator: int | None = None
+    flops_per_image: float | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=list)
+    """Asked for in `evaluation`."""
+    evaluation: dict[str, Any] | None = None
+    """`vitgan.metrics.Evaluation.to_dict`; None before it, and where there is no checkpoint to score."""
+    scored_at: int | None = None
+    """Images seen by the checkpoint that was scored."""
+
+    @property
+    def finished(self) -> bool:
+        """Trained as far as it goes."""
+        return self.status in ("complete", "diverged")
+
+
+def load_record(folder: Path) -> Record | None:
+    """The record in `folder`; None when there is none that is whole."""
+    try:
+        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def save_record(folder: Path, record: Record) -> None:
+    """Write the record whole, or (OSError) not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
+
+
+Printed = dict[str, tuple[float | None, float | None]]
+
+TABLES = {
+    "architectures": "whole systems against ViTGAN (deck)",
+    "generator": "how the latent enters and how a patch is made (deck)",
+    "discriminator": "each regulariser of the discriminator on and off (blog; paper's ablation)",
+}
+DECK = (
+    "FID / IS as the deck prints them; Inception features, 50,000 generated images against the training "
+    "images where the deck does not say otherwise."
+)
+PRINTED_PROTOCOL: dict[str, str] = dict.fromkeys(("cifar10", "celeba", "lsun-bedroom"), DECK)
+NOTES = {
+    "biggan-diffaug": "the printed figure is a class-conditional network's; this row has no labels",
+    "transgan-xl": "the printed figure is of its paper's first version, whose discriminator had one scale",
+    "stylegan2-d": "the printed figure is the authors' report, not the deck's",
+}
+# Deck's tables: data set -> (FID, IS).
+PRINTED: dict[str, dict[str, Printed]] = {
+    "architectures": {
+        "biggan-diffaug": {"cifar10": (8.59, 9.25)},
+        "stylegan2": {"cifar10": (11.1, 9.18), "celeba": (3.39, 3.43), "lsun-bedroom": (3.25, 2.45)},
+        "transgan-xl": {"cifar10": (11.9, 8.63)},
+        "vanilla-vit": {"cifar10": (12.7, 8.40), "celeba": (20.2, 2.57), "lsun-bedroom": (218.1, 2.20)},
+        "vitgan": {"cifar10": (6.66, 9.30), "celeba": (3.74, 3.21), "lsun-bedroom": (2.65, 2.36)},
+        "stylegan2-d": {"cifar10": (4.57, 9.89)},
+    },
+    "generator": {
+        "a-linear": {"cifar10": (14.3, 8.60)},
+        "a-neurrep": {"cifar10": (11.3, 9.05)},
+        "b-linear": {"cifar10": (328.0, 1.01)},
+        "b-neurrep": {"cifar10": (285.0, 2.46)},
+        "c-linear": {"cifar10": (15.1, 8.58)},
+        "c-neurrep": {"cifar10": (6.66, 9.30)},
+    },
+    "discriminator": {"all": {"cifar10": (6.66, 9.30)}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row: a recipe whose source, budget and seed are still to be set."""
+
+    name: str
+    label: str
+    recipe: Recipe
+    printed: Printed = field(default_factory=dict)
+    """By data set, (FID, IS); None where one is not printed."""
+    note: str = ""
+
+
+def rows(table: str, *, size: Literal["small", "paper"], resolution: int, channels: int) -> tuple[Row, ...]:
+    """The rows of `table` for images of that shape, in the deck's order, all on the same data unmirrored."""
+    base = _base(size, resolution, channels)
+    printed = PRINTED[table]
+    return tuple(
+        Row(
+            name=name,
+            label=label,
+            recipe=replace(make_row(base, name, small=size == "small"), data=base.data),
+            printed=printed.get(name, {}),
+            note=NOTES.get(name, ""),
+        )
+        for name, label in ROWS[table].items()
+    )
+
+
+def _base(size: Literal["small", "paper"], resolution: int, channels: int) -> Recipe:
+    """ViTGAN at the size nearest to the images', with as many tokens as there."""
+    if size == "small":
+        base = get("digits" if resolution <= 16 else "cifar10-small")
+    else:
+        base = get("cifar10" if resolution <= 32 else "celeba")
+    scale = resolution / base.data.resolution
+    generator, discriminator = base.generator, base.discriminator
+    assert isinstance(generator, ViTGANGeneratorOptions)
+    assert isinstance(discriminator, VisionTransformerOptions)
+    return replace(
+        base,
+        data=replace(base.data, resolution=resolution, channels=channels),
+        generator=replace(generator, patch=max(int(generator.patch * scale), 1)),
+        discriminator=replace(discriminator, patch=max(int(discriminator.patch * scale), 1)),
+    )
+
 
 Size = Literal["small", "paper"]
 SETTINGS = "settings.json"
@@ -109,7 +248,7 @@ class Plan:
 
     def record(self, row: str) -> Record | None:
         """What is known of the row so far."""
-        return record.load(self.folder(row))
+        return load_record(self.folder(row))
 
     @cached_property
     def protocol_key(self) -> str:
@@ -155,7 +294,7 @@ def prepare(request: Request) -> Plan:
 
 def check_table(table: str) -> None:
     """Raise UserError, naming the tables, where there is no such one."""
-    from vitgan.tables.rows import TABLES
+    from vitgan.tables.plan import TABLES
 
     if table not in TABLES:
         guess = did_you_mean(table, TABLES)
@@ -166,7 +305,7 @@ def select(
     table: str, names: Sequence[str] | None, *, size: Size, resolution: int, channels: int
 ) -> tuple["Row", ...]:
     """The rows of these names in the table's order; all with None. Raises UserError for an unknown one."""
-    from vitgan.tables.rows import rows
+    from vitgan.tables.plan import rows
 
     known = rows(table, size=size, resolution=resolution, channels=channels)
     if names is None:
@@ -264,7 +403,7 @@ def _check_folder(out: Path, settings: dict[str, Any], recipes: dict[str, Recipe
     if changes := differences(known, settings):
         raise UserError(f"{out} holds a table of other settings, {changes[0]}: {advice}")
     for name, recipe in recipes.items():
-        found = record.load(out / "rows" / name)
+        found = load_record(out / "rows" / name)
         changes = [] if found is None else Recipe.from_dict(found.recipe).conflicts(recipe)
         if changes:
             raise UserError(f"The row {name} in {out} is of another recipe, {changes[0]}: {advice}")

@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 
-from vitgan.engine.environment import environment
-from vitgan.engine.log import read_log
-from vitgan.engine.memory import resident
-from vitgan.engine.metrics import Diverged
+from vitgan.engine.environment import environment, resident
+from vitgan.engine.loggers import read_log
 from vitgan.engine.recipe import Recipe
+from vitgan.engine.records import Diverged
 from vitgan.engine.train import threads, train
 from vitgan.errors import UserError
-from vitgan.tables import record
-from vitgan.tables.record import Record
+from vitgan.tables.plan import Record, load_record, save_record
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 RESIDENT = "resident memory at its highest, less that of the process before it opened the data"
@@ -39,14 +37,14 @@ def main() -> None:
 def train_row(recipe: Recipe, folder: Path, device: torch.device) -> None:
     """Train or go on training `recipe` in `folder`, and write its record there, whatever comes of it."""
     before = resident()
-    earlier = record.load(folder)
+    earlier = load_record(folder)
     found = _outcome(recipe, folder, device)
     peak, measure = _peak_memory(device, before)
     if earlier is not None and earlier.peak_memory is not None:
         peak = max(peak or 0, earlier.peak_memory)
     with threads(recipe.training.threads):  # which the environment names
         facts = environment(device)
-    record.save(folder, replace(found, peak_memory=peak, memory_measure=measure, environment=facts))
+    save_record(folder, replace(found, peak_memory=peak, memory_measure=measure, environment=facts))
 
 
 def _outcome(recipe: Recipe, folder: Path, device: torch.device) -> Record:

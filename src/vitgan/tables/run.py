@@ -1,6 +1,12 @@
-"""Train the rows of a table, measure them alike, write the table. Resumable row by row."""
+"""Train the rows of a table, some at the same time, measure them alike, write the table. Resumable by row."""
 
 import gc
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +14,81 @@ from typing import Any
 import torch
 
 from vitgan.engine.checkpoint import checkpoints
-from vitgan.engine.folder import load_generator
-from vitgan.engine.interrupt import Interrupt, stop_on_signals
-from vitgan.tables import record
-from vitgan.tables.content import content, leading
+from vitgan.engine.loop import Interrupt, stop_on_signals
+from vitgan.engine.recipe import Recipe
+from vitgan.engine.run_folder import load_generator
 from vitgan.tables.cost import cost
 from vitgan.tables.figure import write_figures
-from vitgan.tables.plan import Plan, Request, prepare, write_settings
-from vitgan.tables.processes import Order, train_together
-from vitgan.tables.record import Record
-from vitgan.tables.write import write_tables
+from vitgan.tables.plan import Plan, Record, Request, load_record, prepare, save_record, write_settings
+from vitgan.tables.results import content, leading, write_tables
 from vitgan.terminal import counted
+
+OUTPUT = "output.txt"
+POLL = 0.1  # seconds
+CODE = "from vitgan.tables.row import main; main()"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A row to train."""
+
+    recipe: Recipe
+    folder: Path
+    device: str
+
+
+def train_together(orders: list[Order], interrupt: Interrupt) -> None:
+    """Train the rows at the same time; each writes its record, and its output to `output.txt`.
+
+    A process that ends otherwise is recorded as failed. On an interrupt they are told to save and stop.
+    """
+    running = [(order, _start(order)) for order in orders]
+    try:
+        while any(process.poll() is None for _, process in running) and not interrupt:
+            time.sleep(POLL)
+    finally:
+        for _, process in running:
+            _stop(process)
+    for order, process in running:
+        if process.returncode and not interrupt:
+            _note_failure(order, process.returncode)
+
+
+def _start(order: Order) -> "subprocess.Popen[bytes]":
+    """A process in a session of its own: a Ctrl-C at the terminal reaches this process alone."""
+    order.folder.mkdir(parents=True, exist_ok=True)
+    with (order.folder / OUTPUT).open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", CODE],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    line = {"recipe": order.recipe.to_dict(), "folder": str(order.folder), "device": order.device}
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(json.dumps(line).encode() + b"\n")
+    return process
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+    process.wait()
+
+
+def _note_failure(order: Order, code: int) -> None:
+    lines = (order.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    reason = f"{ended}: {said[-1]}" if said and code > 0 else ended
+    earlier = load_record(order.folder)
+    images = 0 if earlier is None else earlier.images_seen
+    save_record(
+        order.folder,
+        Record(recipe=order.recipe.to_dict(), status="failed", reason=reason, images_seen=images),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +154,7 @@ def _measure_all(plan: Plan, interrupt: Interrupt) -> None:
         except (ArithmeticError, RuntimeError, ValueError) as error:
             reason = f"it cannot be measured: {' '.join(str(error).split())}"
             found = replace(found, status="failed", reason=reason)
-        record.save(plan.folder(row.name), found)
+        save_record(plan.folder(row.name), found)
         if found.finished:
             _say(plan, _line(row.label, found))
 

@@ -1,0 +1,401 @@
+"""`wds:`: tar files of samples in the layout of webdataset, on this machine or a web server.
+
+The members of a sample have one name up to the first dot of the base name: the first that ends as an image
+is its image, `.cls` its class.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import itertools
+import json
+import logging
+import lzma
+import re
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vitgan.config import brief
+from vitgan.data.retry import Unreachable, reaching
+from vitgan.data.sources.files import SUFFIXES
+from vitgan.data.sources.streams import Sample, Stream
+from vitgan.data.transforms import reason
+from vitgan.errors import UserError
+from vitgan.io import replacing
+
+MOST_SHARDS = 100_000
+MOST_PATTERN, MOST_BRACES = 4096, 20  # characters, and of them opening braces
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand(pattern: str) -> list[str]:
+    """The names of a pattern: {000..099} counts, {a,b} lists. Raises UserError above 100,000."""
+    if len(pattern) > MOST_PATTERN or pattern.count("{") > MOST_BRACES:
+        raise UserError(f"{brief(pattern)} is too long, or has more than {MOST_BRACES} braces: shorten it.")
+    names = list(itertools.islice(_expanded(pattern), MOST_SHARDS + 1))
+    if len(names) > MOST_SHARDS:
+        raise UserError(f"{brief(pattern)} names more than {MOST_SHARDS:,} files: give fewer, larger ones.")
+    return names
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    opening = pattern.find("{")
+    closing = _closing(pattern, opening)
+    if closing < 0:
+        yield pattern
+        return
+    for choice in _choices(pattern[opening + 1 : closing]):
+        for rest in _expanded(pattern[closing + 1 :]):
+            yield pattern[:opening] + choice + rest
+
+
+def _closing(pattern: str, opening: int) -> int:
+    """Where the brace that opens there closes; -1 where it does not, or none opens."""
+    depth = 0
+    for place in range(opening, len(pattern)) if opening >= 0 else ():
+        depth += {"{": 1, "}": -1}.get(pattern[place], 0)
+        if depth == 0:
+            return place
+    return -1
+
+
+def _choices(inside: str) -> Iterator[str]:
+    match = _RANGE.fullmatch(inside)
+    if match is not None:
+        first, last = int(match[1]), int(match[2])
+        yield from (f"{number:0{len(match[1])}}" for number in range(first, last + 1))
+        return
+    start = depth = 0
+    for place, letter in enumerate(inside + ","):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            yield from _expanded(inside[start:place])
+            start = place + 1
+
+
+TIMEOUT = 30.0  # seconds without an answer
+PAUSES = (0.5, 1.0, 2.0)  # seconds before each new try
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth to ask again
+
+
+class WebFile:
+    """The file of a URL, for `read` alone. A connection that breaks is taken up again where it broke.
+
+    size: in bytes, or None; tag: the server's ETag or date of the file, or "".
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url, self.tag = url, ""
+        self.size: int | None = None
+        self._answer: Any = None
+        self._position = 0
+        self.read(0)
+
+    def __enter__(self) -> "WebFile":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, b"" at the end. Raises Unreachable where some tries have failed."""
+        for pause in (*PAUSES, None):
+            try:
+                return self._read(size)
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                if answered := isinstance(error, urllib.error.HTTPError):
+                    error.close()
+                if pause is None or (answered and error.code not in PASSING):
+                    raise Unreachable(self.url, " ".join(str(error).split())) from error
+                time.sleep(pause)
+        raise AssertionError
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+
+    def _read(self, size: int) -> bytes:
+        self._answer = self._answer or self._connect()
+        data: bytes = self._answer.read(size) if size else b""
+        self._position += len(data)
+        if size and not data and self.size is not None and self._position < self.size:
+            raise ConnectionError("the connection ended too early")
+        return data
+
+    def _connect(self) -> Any:
+        headers = {"User-Agent": "vitgan"}
+        if self._position:
+            headers["Range"] = f"bytes={self._position}-"
+        answer = urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
+        tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        if self._position and tag != self.tag:
+            raise ConnectionError("the file is another one now")
+        if self._position and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+            _pass_over(answer, self._position)
+        if not self._position:
+            length = answer.headers.get("Content-Length", "")
+            self.size, self.tag = int(length) if length.isdecimal() else None, tag
+        return answer
+
+
+def _pass_over(answer: Any, count: int) -> None:
+    while count and (data := answer.read(min(count, 2**20))):
+        count -= len(data)
+
+
+logger = logging.getLogger("vitgan")
+MAX_MEMBER = 2**26  # bytes
+MAX_TEXT = 2**20  # bytes of a label's file, and of the names of one member
+MOST_CLASSES = 1_000_000
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
+_ENDS = ("EmptyHeaderError", "InvalidHeaderError", "TruncatedHeaderError")  # by name: no type stub has them
+BROKEN: tuple[type[tarfile.TarError], ...] = tuple(getattr(tarfile, name) for name in _ENDS)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a tar file holds: samples, bytes of their images, labels if all have one, hash of its members."""
+
+    count: int
+    size: int
+    labels: list[int] | None
+    digest: str
+
+
+class TarStream(Stream):
+    """The samples of tar files; a shard that is damaged ends where the damage begins."""
+
+    def __init__(self, urls: list[str], shards: list[Shard]) -> None:
+        counts = [shard.count for shard in shards]
+        super().__init__(counts, sum(shard.size for shard in shards) / max(sum(counts), 1))
+        self.urls, self._digests = urls, [shard.digest for shard in shards]
+        self.labels = None
+        if all(shard.labels is not None for shard in shards):
+            self.labels = np.array([n for shard in shards for n in shard.labels or ()], dtype=np.int64)
+        highest = -1 if self.labels is None else int(self.labels.max())
+        self.classes = tuple(str(number) for number in range(highest + 1))
+
+    def read(self, shard: int, start: int) -> Iterator[Sample]:
+        """The samples of a shard from number `start` on. Raises Unreachable."""
+        first, count, number = int(self.offsets[shard]), self.counts[shard], start
+        place = self.urls[shard].rsplit("/", 1)[-1]
+        for group in _groups(self.urls[shard], data_from=start):
+            if start <= group.number < count:
+                number = group.number + 1
+                yield Sample(first + group.number, f"{group.name} in {place}", group.data, group.reason)
+        for missing in range(number, count):
+            yield Sample(first + missing, f"sample {missing} in {place}", None, "the file ends before it")
+
+    def content(self) -> Iterator[bytes]:
+        """What tells this set from any other: the names and sizes of its members."""
+        yield from (f"file {number} {digest}".encode() for number, digest in enumerate(self._digests))
+
+
+def open_tars(source: str, cache: Path) -> TarStream:
+    """The samples of `wds:` and tar files, joined by `::`, with {000..099} and {a,b} in their names.
+
+    What was counted in files of a web server is kept in `cache`/counts. Raises UserError.
+    """
+    urls = [url for part in source.removeprefix("wds:").split("::") for url in expand(part)]
+    for url in urls:
+        _check_url(source, url)
+    shards = [_counted(url, cache / "counts") for url in urls]
+    if not sum(shard.count for shard in shards):
+        raise UserError(
+            f"{source} has no images: its samples need a member that ends in .jpg, .png or alike."
+        )
+    return TarStream(urls, shards)
+
+
+def _check_url(source: str, url: str) -> None:
+    if url.startswith("pipe:"):
+        raise UserError(
+            f"{source} would run a shell command, which is never done: pass paths or http(s) URLs."
+        )
+    if (scheme := re.match(r"([a-z0-9+]{2,}):", url)) and not _is_web(url):
+        raise UserError(
+            f"{source} has the scheme {scheme[1]}, which cannot be read: pass paths or http(s) URLs."
+        )
+    if not _is_web(url) and not Path(url).expanduser().is_file():
+        raise UserError(f"There is no file {url!r}: pass wds: and tar files, as wds:train-{{000..099}}.tar.")
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _counted(url: str, cache: Path) -> Shard:
+    try:
+        if not _is_web(url):
+            return _scan(url)
+        with WebFile(url) as file:
+            key = hashlib.sha256(f"{url}\n{file.size}\n{file.tag}".encode()).hexdigest()
+    except Unreachable as loss:
+        raise UserError(f"{url} cannot be read ({loss.reason}): check the address and the network.") from loss
+    path = cache / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Shard(**json.loads(path.read_bytes()))
+    shard = _scan(url)
+    with contextlib.suppress(OSError):  # it is counted again the next time
+        cache.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(asdict(shard)), "utf-8")
+    return shard
+
+
+def _scan(url: str) -> Shard:
+    size, digest, labels = 0, hashlib.sha256(), list[int | None]()
+    try:
+        for group in _groups(url, data_from=None):
+            size += group.size
+            labels.append(group.label)
+            digest.update(f"{group.name} {group.size} {group.label}\n".encode(errors="surrogateescape"))
+    except Unreachable as loss:
+        raise UserError(f"{url} cannot be read ({loss.reason}): check that it is there to its end.") from loss
+    known = [label for label in labels if label is not None]
+    return Shard(len(labels), size, known if len(known) == len(labels) else None, digest.hexdigest())
+
+
+@dataclass
+class _Group:
+    """A sample as its members come: number in the shard, key, name, size and content of the image, label."""
+
+    number: int
+    key: str
+    name: str = ""
+    size: int = 0
+    data: bytes | None = None
+    reason: str = ""
+    label: int | None = None
+
+
+def _groups(url: str, data_from: int | None) -> Iterator[_Group]:
+    """Samples of a tar file that have an image: with its content from number `data_from` on, else the label.
+
+    They end where the file is damaged: with the sample there, unless its label is among what is lost. Raises
+    Unreachable.
+    """
+    group, labelled = _Group(0, ""), True
+    try:
+        for found in _members(url):
+            key, suffix = _split(found.info.name)
+            if key != group.key:
+                if group.name:
+                    yield group
+                    labelled = group.label is not None
+                group = _Group(group.number + bool(group.name), key)
+            _take(group, found, suffix, data_from)
+    except DAMAGE as error:
+        if data_from is None:
+            logger.warning("%s is damaged (%s): what comes before is used.", url, reason(error))
+            if labelled and group.label is None:  # it would cost the whole set its labels
+                return
+    if group.name:
+        yield group
+
+
+def _take(group: _Group, found: "_Found", suffix: str, data_from: int | None) -> None:
+    """What a member adds to its sample."""
+    if not group.name and found.info.name.lower().endswith(SUFFIXES):
+        group.name, group.size = found.info.name, found.info.size
+        if data_from is not None and group.number >= data_from:
+            group.data, group.reason = found.read(MAX_MEMBER)
+    elif data_from is None and (kind := suffix.rpartition(".")[2]) in ("cls", "json") and group.label is None:
+        group.label = _label(kind, found.read(MAX_TEXT)[0] or b"")
+
+
+class _Found(NamedTuple):
+    """A member of a tar that is being read."""
+
+    url: str
+    tar: tarfile.TarFile
+    info: tarfile.TarInfo
+
+    def read(self, most: int) -> tuple[bytes | None, str]:
+        """What is in it, or None and why there is nothing. Raises Unreachable."""
+        if self.info.size > most:
+            return None, f"it is larger than {most // 2**20} MiB"
+        file = self.tar.extractfile(self.info)
+        assert file is not None, "it is a plain file"
+        try:
+            with _reaching(self.url), file:
+                return file.read(), ""
+        except DAMAGE as error:
+            return None, reason(error)
+
+
+def _members(url: str) -> Iterator[_Found]:
+    """The plain files of a tar whose names lead nowhere outside. Raises DAMAGE, and Unreachable."""
+    with contextlib.ExitStack() as stack:
+        if _is_web(url):
+            file: Any = stack.enter_context(WebFile(url))
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member))
+        else:
+            with _reaching(url):
+                tar = stack.enter_context(tarfile.open(Path(url).expanduser(), "r:*", tarinfo=_Member))
+        while (member := _next(tar, url)) is not None:
+            if member.isreg() and not _leads_outside(member.name):
+                yield _Found(url, tar, member)
+
+
+def _next(tar: tarfile.TarFile, url: str) -> tarfile.TarInfo | None:
+    vars(tar)["members"] = []  # it would keep a note of every one
+    with _reaching(url):
+        return tar.next()
+
+
+def _reaching(url: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if _is_web(url) else reaching(Path(url).expanduser())
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses headers whose text, read whole, would fill the memory, and those that are broken or cut off."""
+
+    @classmethod
+    def fromtarfile(cls, file: tarfile.TarFile) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return super().fromtarfile(file)
+        except BROKEN as error:  # which tarfile would take for the end of the file
+            raise tarfile.ReadError(reason(error)) from error
+
+    def _proc_member(self, file: tarfile.TarFile) -> Any:
+        texts = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        texts += (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.type in texts and self.size > MAX_TEXT:
+            raise tarfile.ReadError("a header is longer than 1 MiB")
+        return super()._proc_member(file)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _label(suffix: str, text: bytes) -> int | None:
+    try:
+        label = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if suffix == "json":
+        label = label.get("label") if isinstance(label, dict) else None
+    if not isinstance(label, int) or isinstance(label, bool):
+        return None
+    return label if 0 <= label < MOST_CLASSES else None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The key of a member, its name up to the first dot of the base name, and what follows that."""
+    folder, _, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return f"{folder}/{stem}", suffix.lower()
+
+
+def _leads_outside(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/")

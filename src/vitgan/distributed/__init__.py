@@ -1,0 +1,1 @@
+"""Training by several processes: the messages between them, shared random numbers, launch and liveness."""

@@ -1,0 +1,109 @@
+"""Pictures of a run: grids of samples, PNG files, and images with captions."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from torch import Tensor
+
+from vitgan.errors import UserError
+from vitgan.io import replacing
+
+GAP = 2  # pixels between images, and around them
+NEUTRAL = 128  # the grey of the gaps: neither black digits' nor white photographs' background
+LARGE_ENOUGH = 64  # pixels a side from which an image is shown as it is
+
+
+def grid(images: torch.Tensor, columns: int | None = None, scale: int | None = None) -> Image.Image:
+    """One picture of all `images`, row by row, with neutral gaps.
+
+    images: uint8 (N, C, H, W), C 1 (grey) or 3 (RGB), N >= 1. columns: as many as make it nearly square.
+    scale: every pixel becomes scale x scale; by default small images are enlarged, 8x8 sixfold, 32x32 twice.
+    """
+    assert images.dtype == torch.uint8, "a grid is made of uint8 images"
+    assert images.ndim == 4, "a grid is made of (N, C, H, W)"
+    assert images.shape[0] > 0, "a grid has one image at least"
+    assert images.shape[1] in (1, 3), "a grid is grey or RGB"
+    count = images.shape[0]
+    columns = columns or math.ceil(math.sqrt(count))
+    scale = scale or enlargement(max(images.shape[2:]))
+    pixels = images.detach().cpu().permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width, channels = (int(size) for size in pixels.shape[1:])
+    rows = math.ceil(count / columns)
+    shape = (GAP + rows * (height + GAP), GAP + columns * (width + GAP), channels)
+    picture = np.full(shape, NEUTRAL, dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = GAP + index // columns * (height + GAP), GAP + index % columns * (width + GAP)
+        picture[top : top + height, left : left + width] = image
+    return _picture(picture)
+
+
+def enlargement(size: int) -> int:
+    """The factor by which images of `size` pixels a side are enlarged: to about 64, sixfold at most."""
+    return min(6, max(1, LARGE_ENOUGH // size))
+
+
+def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
+    """Writes `image` to `path` as PNG, `text` as its text chunks; whole, or (OSError) not at all."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        chunks.add_itxt(key, value)
+    with replacing(Path(path)) as temporary:
+        image.save(temporary, format="PNG", pnginfo=chunks)
+
+
+def save_images(path: Path, images: torch.Tensor) -> None:
+    """Writes uint8 (N, C, H, W) as the ending of `path` says; folders that are missing are made.
+
+    `.png`: one grid. `.npz`: the array `images`, uint8 (N, H, W, C). Anything else: a folder of PNGs in the
+    images' own size, 000000.png and on. Raises UserError when a folder is meant and a file is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".png":
+        save_png(path, grid(images))
+        return
+    pixels = images.detach().cpu().permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+    if path.suffix.lower() == ".npz":
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, images=pixels)
+        return
+    if path.is_file():
+        raise UserError(f"{path} is a file: name a folder, or a path that ends in .png or .npz.")
+    path.mkdir(exist_ok=True)
+    for index, image in enumerate(pixels):
+        save_png(path / f"{index:06}.png", _picture(image))
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """uint8 (H, W, C) as PIL has it, which knows no axis of one channel."""
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+
+
+GROUND, INK, MARK = (238, 238, 238), (40, 40, 40), (200, 20, 20)
+TEXT_SIZE, TEXT_HEIGHT = 12, 16  # pixels
+FRAME = 2  # pixels, around a marked image
+
+
+def captioned(images: Tensor, captions: Sequence[str], marked: Sequence[bool]) -> Image.Image:
+    """`images` uint8 (N, C, H, W), C 1 or 3, row by row; a marked one has a red frame and a red caption."""
+    font = ImageFont.load_default(TEXT_SIZE)
+    scale = enlargement(max(images.shape[2:]))
+    height, width = scale * images.shape[2], scale * images.shape[3]
+    column = max(width, *(math.ceil(font.getlength(caption)) for caption in captions)) + 2 * (FRAME + GAP)
+    row = height + TEXT_HEIGHT + 2 * (FRAME + GAP)
+    columns = math.ceil(math.sqrt(len(images)))
+    picture = Image.new("RGB", (columns * column, math.ceil(len(images) / columns) * row), GROUND)
+    pen = ImageDraw.Draw(picture)
+    for index, pixels in enumerate(images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
+        left, top = index % columns * column + (column - width) // 2, index // columns * row + GAP + FRAME
+        if marked[index]:
+            pen.rectangle((left - FRAME, top - FRAME, left + width + 1, top + height + 1), MARK)
+        tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+        picture.paste(tile, (left, top))
+        place = (left + width / 2, top + height + FRAME)
+        pen.text(place, captions[index], MARK if marked[index] else INK, font, anchor="ma")
+    return picture

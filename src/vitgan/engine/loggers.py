@@ -1,0 +1,159 @@
+"""The run's log: one JSON object a line in `log.jsonl`, and the same numbers as TensorBoard events.
+
+Images seen is the clock of both. A run that continues from a checkpoint first forgets whatever was logged
+after that checkpoint, so that no stretch of the curves is there twice.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitgan.io import replacing
+
+GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learning_rate", "evaluation")
+
+
+class RunLog:
+    """Appends to `folder/log.jsonl` and to `folder/tensorboard/`, from `images_seen` on.
+
+    Lines about more than `images_seen` images, and a torn last line, are dropped on opening.
+    Every method raises OSError when the disk is full; a line that did not fit leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path, images_seen: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "log.jsonl"
+        forget_after(path, images_seen)
+        # Unbuffered, both: a buffer that could not be written would be tried again on closing.
+        with contextlib.ExitStack() as opened:
+            self._lines = _Whole(opened.enter_context(path.open("ab", buffering=0)))
+            self._events = _EventFile(folder / "tensorboard", first_step=images_seen + 1)
+            opened.callback(self._events.close)
+            self._opened = opened.pop_all()
+
+    def scalars(self, images: int, values: dict[str, float]) -> None:
+        """One line: `images` seen, then `values`, "seconds" of training among them.
+
+        JSON knows neither NaN nor infinity: both become null in the line.
+        """
+        from torch.utils.tensorboard.summary import scalar
+
+        assert "seconds" in values, "every line of the log has its time"
+        record = {"images": images, **{key: _finite_or_none(value) for key, value in values.items()}}
+        self._lines.write(f"{json.dumps(record, allow_nan=False)}\n".encode())
+        for key, value in values.items():
+            self._events.add(images, scalar("/".join(filter(None, split_key(key))), value))
+
+    def sample(self, images: int, png_path: Path) -> None:
+        """Shows the picture at `png_path` in TensorBoard, as what is drawn after `images` images."""
+        import numpy as np
+        from PIL import Image
+        from torch.utils.tensorboard.summary import image
+
+        with Image.open(png_path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
+        self._events.add(images, image("samples", pixels, dataformats="HWC"))
+
+    def close(self) -> None:
+        """Closes both files; everything is written already."""
+        self._opened.close()
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The lines of `folder/log.jsonl` in order, null as NaN; none if there is no file.
+
+    A last line that was not written to its end, and one that is damaged, are left out.
+    """
+    records = (record for _, record in _whole_lines(Path(folder) / "log.jsonl"))
+    return [{key: math.nan if value is None else value for key, value in line.items()} for line in records]
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The group that a logged number belongs to and its name there: "term_r1" gives ("term", "r1").
+
+    A key of no known group is grouped by its first word; one that is a group itself has no name.
+    """
+    for group in GROUPS:
+        if key == group or key.startswith(f"{group}_"):
+            return group, key[len(group) + 1 :]
+    group, _, name = key.partition("_")
+    return group, name
+
+
+class _EventFile:
+    """One file of TensorBoard events, written as they come.
+
+    `SummaryWriter` writes from a thread: a full disk would be a traceback there and an error only at some
+    later call, and workers forked beside a thread are a warning in Python 3.12.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        # Protobuf makes these names when it is imported, where no type checker sees them.
+        from tensorboard.compat.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+            Event,  # pyright: ignore[reportAttributeAccessIssue]
+            SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
+        file = (folder / f"events.out.tfevents.{time.time_ns()}").open("xb", buffering=0)
+        self._records, self._event = RecordWriter(_Whole(file)), Event
+        start = SessionLog(status=SessionLog.START)
+        self._write(file_version="brain.Event:2")
+        self._write(session_log=start, step=first_step)  # hides what earlier files hold from this step on
+
+    def add(self, step: int, summary: Any) -> None:
+        self._write(summary=summary, step=step)
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+
+
+class _Whole:
+    """An unbuffered file whose writes happen whole, or (OSError) not at all."""
+
+    def __init__(self, file: io.FileIO):
+        self._file, self.close, self.flush = file, file.close, file.flush
+
+    def write(self, content: bytes) -> None:
+        start = self._file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError:
+            self._file.truncate(start)
+            raise
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
+    """Each line that parses, and what it says."""
+    content = path.read_bytes() if path.exists() else b""
+    # What follows the last line end was never finished, even where it happens to parse.
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and type(record.get("images")) is int:
+                yield line + b"\n", record
+
+
+def forget_after(path: Path, images_seen: int) -> None:
+    """Drop the lines of `path` about more than `images_seen` images, and a torn last line."""
+    if not path.exists():
+        return
+    kept = [line for line, record in _whole_lines(path) if record["images"] <= images_seen]
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"".join(kept))

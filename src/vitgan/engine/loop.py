@@ -1,0 +1,344 @@
+"""One run while it trains: the loop, its clocks, and when to log, draw, score and save.
+
+Every process of a run goes through the same loop; the first alone has `records` and writes.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vitgan.data import Batch, ImageSet, batches
+from vitgan.distributed import collectives
+from vitgan.engine.checkpoint import data_facts, prune, restore, save_checkpoint
+from vitgan.engine.environment import environment
+from vitgan.engine.evaluation import Watch
+from vitgan.engine.recipe import RunRecipe
+from vitgan.engine.records import MOST_SAMPLES, Diverged, Records, StepMetrics, passed, spacing
+from vitgan.engine.task import Task
+from vitgan.metrics import Evaluation
+
+STDERR = 2
+TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal has sent it already
+
+
+class Interrupt:
+    """Whether a signal has asked to stop, and which."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._asked = 0.0
+        self._pause = TWICE if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+
+    @property
+    def signal_name(self) -> str | None:
+        return signal.Signals(self.number).name if self.number else None
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+    def ask(self, number: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
+        """Handles a signal; the second one stops at once with KeyboardInterrupt."""
+        if self:
+            if time.monotonic() - self._asked >= self._pause:
+                raise KeyboardInterrupt
+            return
+        self.number, self._asked = number, time.monotonic()
+        with contextlib.suppress(OSError):
+            if os.isatty(STDERR):  # by the system's write: Python's own may not be entered twice
+                os.write(STDERR, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Interrupt]:
+    """Within it SIGINT and SIGTERM set the Interrupt. Outside the main thread signals stay as they are."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = {number: signal.signal(number, interrupt.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+MOST_LINES = 20_000  # of the log before the images between two lines double
+MOST_MILESTONES = 8  # checkpoints kept for good before the images between two double
+MOST_ROLLBACKS = 5  # without a checkpoint in between
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    folder: Path
+    images_seen: int
+    seconds: float
+    ended: Literal["complete", "interrupted"]
+
+
+class Run:
+    """One run on this process."""
+
+    def __init__(
+        self, recipe: RunRecipe, folder: Path, images: ImageSet, task: Task, device: torch.device, quiet: bool
+    ) -> None:
+        self.recipe, self.folder, self.images, self.task = recipe, folder, images, task
+        self.options, self.device, self.quiet = recipe.training, device, quiet
+        self.evaluation = recipe.evaluation
+        self.records: Records | None = None
+        self._first_step, self._tries, self.rollbacks, self._stop = True, 0, 0, 0
+        self._restore()
+        self._watch = self._build_watch()
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint, or from the start."""
+        restored = restore(self.folder, self.images, self.task)
+        self.images_seen, self.seconds = restored.images_seen, restored.seconds
+        self.rollbacks = max(self.rollbacks, restored.rollbacks)
+        self.saved_images = restored.images_seen if restored.found else None
+        self.metrics = StepMetrics(self.options.largest)
+        self._began = time.perf_counter() - self.seconds
+        self._logged, self._saved_seconds = (self.images_seen, self.seconds), self.seconds
+        if collectives.rank() == 0:
+            self.close()
+            clocks = {"images_seen": self.images_seen, "seconds": self.seconds}
+            self.records = Records(self.recipe, self.folder, self.device, **clocks, quiet=self.quiet)
+            for note in [*restored.notes, self.task.note if self._first_step else None]:
+                if note is not None:
+                    self.records.message(note)
+
+    def train(self, interrupt: Interrupt) -> Outcome:
+        """Train until images or minutes are through, or a signal; goes back where that is wanted."""
+        self._on_main(
+            lambda records: records.event("started", self.images_seen, processes=collectives.world_size())
+        )
+        going = not self._finished()
+        while going:
+            try:
+                self._train(interrupt)
+                going = False
+            except Diverged as error:
+                self._diverged(error)
+        ended = "complete" if self._finished() else "interrupted"
+        self._on_main(lambda records: self._end(records, ended))
+        return Outcome(self.folder, self.images_seen, self.seconds, ended)
+
+    def _train(self, interrupt: Interrupt) -> None:
+        """The loop."""
+        stream = batches(
+            self.images,
+            batch=self.options.batch,
+            seed=self._seed(),
+            images_seen=self.images_seen,
+            device=self.device,
+            rank=collectives.rank(),
+            ranks=collectives.world_size(),
+        )
+        if self.images_seen == 0:
+            self._sample()
+            self._save()
+        (self._stop,) = map(int, collectives.all_reduce_max([interrupt.number]))
+        with closing(stream):
+            while not self._finished() and not self._stop:
+                self._step(next(stream))
+                self._agree(interrupt)
+                self._after_step()
+        self._save()
+
+    def _seed(self) -> int:
+        """Of what is drawn now: the recipe's, and another one after each return to a checkpoint."""
+        if self.rollbacks == 0:
+            return self.options.seed
+        return int(np.random.SeedSequence((self.options.seed, self.rollbacks)).generate_state(1)[0])
+
+    def _step(self, batch: Batch) -> None:
+        values, self.rates = self.task.step(batch, self.images_seen, self._seed())
+        self.metrics.add(self.images_seen, values)
+        self.images_seen += self.options.batch
+
+    def _agree(self, interrupt: Interrupt) -> None:
+        """One clock, rank 0's, and one wish to stop: a signal to one process ends all after the same step."""
+        clock = time.perf_counter() - self._began if collectives.rank() == 0 else 0.0
+        before = self.seconds
+        self.seconds, number = collectives.all_reduce_max([clock, interrupt.number])
+        self._stop = int(number)
+        if self._first_step and self.task.note is not None and self.records is not None:
+            self.records.message(f"The first step took {self.seconds - before:.0f} seconds.")
+        self._first_step = False
+
+    def _after_step(self) -> None:
+        scores = self._evaluate() if self._watch and self._due(self.evaluation.every) else {}
+        if scores or self._due(spacing(self.options.log_every, self.images_seen, MOST_LINES)):
+            self._write_log(scores)
+        if self._due(spacing(self.options.sample_every, self.images_seen, MOST_SAMPLES)):
+            self._sample()
+        marks = (self.options.checkpoint_every, self.options.keep_every)
+        waited = self.seconds - self._saved_seconds
+        if any(map(self._due, marks)) or waited > 60 * self.options.checkpoint_minutes:
+            self._save()
+        self._beat("training")
+
+    def _due(self, every: int | None) -> bool:
+        return passed(self.images_seen, every, self.options.batch)
+
+    def _finished(self) -> bool:
+        images, minutes = self.options.images, self.options.minutes
+        enough_images = images is not None and self.images_seen >= images
+        return enough_images or (minutes is not None and self.seconds >= 60 * minutes)
+
+    def _on_main(self, action: Callable[[Records], object]) -> None:
+        """What rank 0 does while the others wait; its error is everyone's."""
+        with collectives.errors_shared():
+            if self.records is not None:
+                action(self.records)
+
+    def _beat(self, state: str, *, now: bool = False) -> None:
+        if self.records is not None:
+            self.records.beat(self.images_seen, self.seconds, state, now=now)
+
+    def _build_watch(self) -> Watch | None:
+        """What scores the run while it trains, if its recipe asks for that."""
+        options = self.evaluation
+        if options.every is None or self.task.generator is None:
+            return None
+        watch = None
+        for turn in (True, False):  # rank 0 first: the others find its work in the cache
+            with collectives.errors_shared():
+                if (collectives.rank() == 0) is turn:
+                    watch = Watch(options, self.folder, self.images, self.device, self.images_seen)
+        return watch
+
+    def _evaluate(self) -> dict[str, float]:
+        """Score, keep the checkpoint if it is the best, give what the log shows. No training time passes."""
+        assert self._watch is not None
+        assert self.task.generator is not None
+        start = time.perf_counter()
+        self._beat("evaluating", now=True)
+        found = self._watch.score(self.task.generator)
+        self._on_main(lambda records: self._keep(found, records))
+        self._began += time.perf_counter() - start
+        shown = {name: value for name, value in found.metrics.items() if not name.startswith("class_share")}
+        # A run may go on with another protocol: its numbers get a curve of their own.
+        return {f"evaluation_{name}_{found.protocol.key()}": value for name, value in shown.items()}
+
+    def _keep(self, found: Evaluation, records: Records) -> None:
+        assert self._watch is not None
+        self._watch.note(found, self.images_seen)
+        if self._watch.is_best(found):
+            description = self._description() | {"evaluation": found.to_dict()}
+            self._watch.keep(self.images_seen, self.task.tensors(), description)
+        records.message(self._watch.line(found, self.images_seen))
+
+    def _write_log(self, scores: dict[str, float] | None = None) -> None:
+        if not self.metrics:
+            return
+        values = self.metrics.read()
+        images, seconds = self._logged
+        speed = (self.images_seen - images) / max(self.seconds - seconds, 1e-9)
+        line = self._clocks() | {"images_per_second": speed} | values | self.rates | (scores or {})
+        self._on_main(lambda records: records.scalars(self.images_seen, line))
+        self._logged = (self.images_seen, self.seconds)
+
+    def _clocks(self) -> dict[str, float]:
+        return {"seconds": self.seconds, "step": self.images_seen // self.options.batch}
+
+    def _sample(self) -> None:
+        """A picture of what the task can do."""
+        self._on_main(lambda records: records.sample(self.images_seen, self.task.picture()))
+
+    def _save(self) -> None:
+        """A checkpoint, unless a number since the last one was not finite."""
+        self._write_log()
+        nothing_yet = self.images_seen == 0 and self.options.on_nan == "stop"
+        if nothing_yet or self.images_seen == self.saved_images:
+            return
+        self._beat("saving", now=True)
+        tensors = self.task.tensors()
+        wrong = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+        if wrong is not None:
+            text = f"a weight ({wrong}) became NaN or infinite at image {self.images_seen}"
+            raise Diverged(text, self.images_seen, "weight")
+        self._on_main(lambda _: self._write_checkpoint(tensors))
+        self.saved_images, self._saved_seconds, self._tries = self.images_seen, self.seconds, 0
+
+    def _write_checkpoint(self, tensors: dict[str, torch.Tensor]) -> None:
+        save_checkpoint(self.folder, self.images_seen, tensors, self._description())
+        prune(self.folder, self.options.keep, newest=self.images_seen, for_good=self._is_milestone)
+
+    def _is_milestone(self, images_seen: int) -> bool:
+        every = self.options.keep_every
+        if every is None or images_seen < every:
+            return False
+        return passed(images_seen, spacing(every, self.images_seen, MOST_MILESTONES), self.options.batch)
+
+    def _description(self) -> dict[str, Any]:
+        """What a checkpoint says beside its tensors."""
+        return {
+            "seconds": self.seconds,
+            "rollbacks": self.rollbacks,
+            "recipe": self.recipe.to_dict(),
+            **self.task.facts(),
+            "data": data_facts(self.images),
+            "environment": environment(self.device),
+        }
+
+    def _diverged(self, error: Diverged) -> None:
+        """Note it; then go back to the last checkpoint with other random numbers, or raise it."""
+        self._on_main(lambda records: records.diverged(error, self._clocks()))
+        if self.options.on_nan == "stop" or self.saved_images is None or self._tries == MOST_ROLLBACKS:
+            raise error
+        tries, self.rollbacks = self._tries + 1, self.rollbacks + 1
+        said = (
+            f"{error}. Going back to image {self.saved_images:,} with other random numbers "
+            f"({tries} of {MOST_ROLLBACKS})."
+        )
+        self._on_main(lambda records: records.message(said))
+        self._restore()
+        self._tries = tries
+        facts = {"rollbacks": self.rollbacks, "reason": str(error)}
+        self._on_main(lambda records: records.event("rolled back", self.images_seen, **facts))
+
+    def _end(self, records: Records, ended: str) -> None:
+        if self.images_seen and not records.has_sample(self.images_seen):
+            records.sample(self.images_seen, self.task.picture())
+        records.report(ended)
+        name = signal.Signals(self._stop).name if self._stop else None
+        records.event(ended, self.images_seen, signal=name)
+        records.beat(self.images_seen, self.seconds, ended, now=True)
+        done = f"{self.images_seen:,} images in {self.seconds / 60:.1f} minutes"
+        if ended == "complete":
+            records.message(f"Done: {done}. Report: {self.folder / 'report.html'}")
+        else:
+            saved = "saved" if self.images_seen else "nothing to save yet"
+            records.message(f"Stopped by {name}, {saved}: {done}. The same command goes on.")
+
+    def stopped(self, reason: str) -> None:
+        """Say in report, events and heartbeat that the run has stopped for a reason, if the disk has room."""
+        if self.records is None:
+            return
+        with suppress(OSError):
+            self.records.report(f"stopped: {reason}")
+            self.records.event("stopped", self.images_seen, reason=reason)
+            self.records.beat(self.images_seen, self.seconds, f"stopped: {reason}", now=True)
+
+    def saved_so_far(self) -> str:
+        if not self.saved_images:
+            return "There is no checkpoint yet."
+        return f"The last good checkpoint is at image {self.saved_images:,}."
+
+    def close(self) -> None:
+        if self.records is not None:
+            self.records.close()

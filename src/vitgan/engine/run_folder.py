@@ -1,0 +1,269 @@
+"""A run's folder: which recipe it belongs to, reading a generator back, and how every run below it stands."""
+
+import errno
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch import Tensor
+
+from vitgan.engine.checkpoint import (
+    DESCRIPTION,
+    DamagedCheckpoint,
+    NewerCheckpoint,
+    checkpoints,
+    is_exported,
+    load_checkpoint,
+    load_description,
+    load_newest,
+    numbered,
+    read_exported,
+)
+from vitgan.engine.evaluation import best_evaluation
+from vitgan.engine.recipe import Recipe, RunRecipe, read_recipe
+from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
+from vitgan.engine.schema import whole_number
+from vitgan.errors import UserError, did_you_mean
+from vitgan.io import read_json, replacing
+from vitgan.metrics.protocol import headline
+from vitgan.models import Generator
+from vitgan.models.base import load_network
+
+RECIPE, LOCK = "recipe.json", ".lock"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+def check(folder: Path, recipe: RunRecipe) -> None:
+    """Raise UserError, naming the first difference, when `folder` holds a run of another recipe."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another folder with --out.")
+    known = _known_recipe(folder)
+    conflicts = known.conflicts(recipe) if known is not None else []
+    if conflicts:
+        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+        raise UserError(
+            f"{folder} holds a run of another recipe, {conflicts[0]}{more}: "
+            "choose another folder with --out, or give the settings it was begun with."
+        )
+
+
+@contextmanager
+def claimed(folder: Path, recipe: RunRecipe) -> Iterator[None]:
+    """Within it `folder` is the run folder of `recipe` and this process alone trains there.
+
+    Raises UserError when another process does, OSError when the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as lock:
+        _lock(lock, folder)
+        _sweep(folder)
+        with replacing(folder / RECIPE) as temporary:
+            temporary.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+        yield
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """The sentence for an `error` of the system while a run writes to `folder`."""
+    saved = checkpoints(folder)
+    state = (
+        f"The last checkpoint, at image {int(saved[-1].name):,}, is kept"
+        if saved
+        else "No checkpoint is there yet"
+    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk of {folder} is full: delete what you do not need there and give the same command "
+            f"again. {state}."
+        )
+    place = error.filename or folder
+    return UserError(
+        f"{place} cannot be read or written ({error.strerror or error}): see to it, or choose another --out. "
+        f"{state}."
+    )
+
+
+def _known_recipe(folder: Path) -> RunRecipe | None:
+    """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
+    with suppress(OSError, ValueError):
+        return read_recipe(read_json(folder / RECIPE))
+    for checkpoint in reversed(checkpoints(folder)):
+        with suppress(DamagedCheckpoint, NewerCheckpoint):
+            return read_recipe(load_description(checkpoint)["recipe"])
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a process that was killed had half written (`vitgan.io`)."""
+    for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        if _TEMPORARY.fullmatch(left.name) is not None:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:  # of the process: readers that it has forked do not hold it when the process is killed
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
+            raise UserError(
+                f"Another process is training in {folder}: stop it first, or choose another folder by --out."
+            ) from error
+
+
+def load_generator(run: str | Path) -> Generator:
+    """The averaged generator of a run folder or of one checkpoint's folder, on the CPU, in eval mode.
+
+    Raises UserError when there is none.
+    """
+    return read_generator(run)[0]
+
+
+def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
+    """`load_generator`'s, and the description of the checkpoint that it comes from."""
+    tensors, description = read_run(Path(run))
+    recipe = read_recipe(description["recipe"])
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{run} holds {recipe.draws_nothing}")
+    generator = load_network(
+        lambda: recipe.generator.build(
+            resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
+        ),
+        tensors,
+        "average",
+        run,
+    )
+    return generator, description
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run's folder, whatever is in it yet, a checkpoint's, or that of the best one."""
+    marks = (DESCRIPTION, "checkpoints", RECIPE)
+    return any((path / mark).exists() for mark in marks) or bool(_kept(path)) or is_exported(path)
+
+
+def _kept(path: Path) -> list[Path]:
+    """The checkpoints that lie in `path` itself, as a run's best one in RUN/best."""
+    return [folder for folder in numbered(path) if (folder / DESCRIPTION).exists()]
+
+
+def _near(path: Path) -> list[str]:
+    """The runs beside `path`, and the generator of the package."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return ["digits", *(str(one) for one in beside if one.is_dir() and is_run(one))]
+
+
+def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a run folder's newest whole checkpoint, of one checkpoint's folder, or of an
+    exported one.
+
+    Raises UserError when there is none.
+    """
+    single = load_checkpoint if (path / DESCRIPTION).exists() else None
+    single = read_exported if single is None and is_exported(path) else single
+    if single is not None:
+        try:
+            return single(path)
+        except DamagedCheckpoint as damage:
+            raise UserError(f"The checkpoint {path} is damaged: {damage}.") from damage
+    if kept := _kept(path):
+        return read_run(kept[-1])
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file and is not a run folder: train one with `vitgan train`, or pass its folder."
+        )
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is not a run folder: train one with `vitgan train --out {path}`."
+            f"{did_you_mean(str(path), _near(path))}"
+        )
+    if not checkpoints(path):
+        raise UserError(f"{path} has no checkpoint yet: train it first, `vitgan train --out {path}`.")
+    found = load_newest(path, _warn)
+    assert found is not None
+    return found
+
+
+def _warn(line: str) -> None:
+    import logging
+
+    logging.getLogger("vitgan").warning(line)
+
+
+AT_WORK = ("training", "evaluating", "saving")
+SILENT = 12 * SECONDS_BETWEEN_BEATS  # without a beat a run at work is silent
+
+
+def overview(folder: Path) -> list[dict[str, Any]]:
+    """Of every run in `folder`, or of `folder` itself where it is one, by name; None where nothing is known.
+
+    Keys: run, recipe, data, images, score, last sample, state. Files that cannot be read are passed over.
+    Raises UserError where there is no such folder.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: give a folder of runs, or a run's folder.")
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: start a run with `vitgan train --out {folder}/NAME`.")
+    if is_run(folder):
+        return [facts(folder)]
+    return [facts(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
+
+
+def facts(run: Path) -> dict[str, Any]:
+    """Of one run."""
+    recipe, beat = _object(run / RECIPE), _object(run / HEARTBEAT)
+    data = recipe.get("data")
+    saved = [int(path.name) for path in checkpoints(run)]
+    pictures = sorted((run / "samples").glob("[0-9]*.png"))
+    return {
+        "run": run.name,
+        "recipe": _text(recipe.get("name")),
+        "data": _text(data.get("source")) if isinstance(data, dict) else None,
+        "images": beat["images"] if whole_number(0)(beat.get("images")) else max(saved, default=None),
+        "score": _score(run),
+        "last sample": str(pictures[-1].relative_to(run)) if pictures else None,
+        "state": _state(beat),
+    }
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _score(run: Path) -> str | None:
+    evaluation = best_evaluation(run)
+    if evaluation is None:
+        return None
+    try:
+        name, value = headline(evaluation["metrics"])
+    except UserError:
+        return None
+    return f"{name} {value:.4g}"
+
+
+def _state(beat: dict[str, Any]) -> str | None:
+    """What the heartbeat says; of a run at work also that it has been silent for long."""
+    state = _text(beat.get("state"))
+    if state not in AT_WORK:
+        return state
+    try:
+        silent = time.time() - datetime.fromisoformat(beat["time"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return state
+    return state if silent < SILENT else f"gone, or silent for {silent / 60:,.0f} minutes"

@@ -1,0 +1,113 @@
+"""Files that are written whole or not at all, and JSON that is read strictly."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitgan.errors import UserError
+from vitgan.terminal import STDOUT, json_of
+
+MOST_BYTES = 64 * 2**20
+DEEPEST = 50  # levels of lists and objects; a recipe has 4
+
+
+def read_json(path: Path) -> Any:
+    """What the file `path` holds. Raises OSError, or ValueError as `parse_json`, above 64 MiB too."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise OSError(f"{path.name} is no file")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> Any:
+    """What `content` says. Raises ValueError, with a clause that says why it is none.
+
+    Refused beside what is no JSON: a key given twice, half of a surrogate pair (which cannot be printed), and
+    more than 50 levels.
+    """
+    try:
+        text = content.decode(json.detect_encoding(content))
+        value = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _check_depth(value)
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        _check_surrogates(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"it has the key {twice[:100]!r} twice")
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [part for item in level for part in _parts(item)]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _parts(item: Any) -> Any:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list) else ()
+
+
+def _check_surrogates(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a surrogate pair") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in the same folder, which takes the place of `path` if nothing is raised.
+
+    So `path` holds the old content or the whole new one, never half of it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise UserError now, and not after minutes of measuring; None and stdout are."""
+    if path is None or path == STDOUT:
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file with --json.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): name another with --json."
+        ) from error
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    """Write `value` to the file `path`, unless that is None or stdout."""
+    if path is None or path == STDOUT:
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json_of(value) + "\n", encoding="utf-8")

@@ -1,0 +1,314 @@
+"""Measure generated images against a set of real ones, whose statistics are computed once.
+
+Shapes: N real images, M generated images, C channels, R resolution, F features.
+"""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitgan.data import ImageSet, open_source
+from vitgan.distributed import collectives
+from vitgan.errors import UserError
+from vitgan.metrics import statistics
+from vitgan.metrics.cache import Cache, key_of
+from vitgan.metrics.classifier import ClassifierOptions, obtain
+from vitgan.metrics.extractors import (
+    ClassifierExtractor,
+    Extractor,
+    Opening,
+    import_fidelity,
+    open_fidelity,
+)
+from vitgan.metrics.protocol import METRICS, MOST, Evaluation, Protocol, check_counts, check_metrics
+from vitgan.metrics.statistics import Features, chosen
+from vitgan.models import Generator
+from vitgan.terminal import can_draw
+
+READ = 256  # images at once
+GREY = ("1", "L", "LA", "I", "F")  # Pillow's modes
+
+
+class RealImages:
+    """All images of a set up to 50,000, else 50,000 chosen by the seed; read anew each time."""
+
+    def __init__(self, images: ImageSet, seed: int) -> None:
+        self.images = images
+        self.indices = chosen(len(images), MOST, seed)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self) -> Iterator[Tensor]:
+        """The images in order, uint8 (B, C, R, R)."""
+        return (self.images.get(part.tolist()) for part in self.indices.split(READ))
+
+    @cached_property
+    def sha(self) -> str:
+        """SHA-256 of the shape and the pixels."""
+        options = self.images.options
+        shape = (len(self), options.channels, options.resolution, options.resolution)
+        digest = hashlib.sha256(repr(shape).encode())
+        for batch in self.batches():
+            digest.update(batch.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the source's classes. Raises UserError where it has none."""
+        if not self.images.class_counts:
+            raise UserError(
+                f"--features classifier needs labels, and {self.images.name} has none: sort its images into "
+                "one sub-folder a class, add a dataset.json, or use --features inception."
+            )
+        return tuple(self.images.class_counts)
+
+    def labels(self) -> Tensor:
+        """The source's labels int64 (N,), whether or not the set was opened with them."""
+        labels = self.images.labels
+        if labels is None and self.images.skipped:  # which images were left out, only a new set tells
+            labels = replace(self.images.options, labels=True).build().labels
+        elif labels is None:
+            found = open_source(self.images.name).labels
+            labels = None if found is None else torch.from_numpy(found)
+        assert labels is not None, "classes() has been asked"
+        return labels[self.indices]
+
+
+class Survey(NamedTuple):
+    """The first two sizes (width, height) among the pictures of a source, and whether all are grey."""
+
+    sizes: tuple[tuple[int, int], ...]
+    grey: bool
+
+    def side(self, source: str) -> int:
+        """The side of all pictures. Raises UserError where they are not square, or of several sizes."""
+        first, *others = self.sizes
+        if others:
+            raise UserError(
+                f"{source} has pictures of several sizes ({shown(first)} and {shown(others[0])} pixels): "
+                "bring them to one size first."
+            )
+        if first[0] != first[1]:
+            raise UserError(
+                f"{source} has pictures of {shown(first)} pixels, and only square ones can be compared: "
+                "crop them first."
+            )
+        return first[0]
+
+
+def survey(source: str) -> Survey:
+    """Read the header of every picture of a source; unreadable ones are left out here as everywhere.
+
+    Raises UserError where the source cannot be opened, or none can be read.
+    """
+    opened = open_source(source)
+    sizes: dict[tuple[int, int], None] = {}
+    grey = True
+    for index in range(len(opened)):
+        with contextlib.suppress(Exception):  # decoders raise almost anything on damaged data
+            picture = opened.picture(index)
+            sizes[picture.size] = None
+            grey = grey and (picture.mode in GREY or picture.mode.startswith("I;16"))
+    if not sizes:
+        raise UserError(f"{source} has no readable image: pass images that open in a viewer.")
+    return Survey(tuple(sizes)[:2], grey)
+
+
+def shown(size: tuple[int, int]) -> str:
+    """8 x 8."""
+    return f"{size[0]} x {size[1]}"
+
+
+# With classifier features nothing bears the name of a number of the literature.
+CLASSIFIER_NAMES = {
+    "fid": "classifier_frechet_distance",
+    "is": "classifier_score",
+    "is_std": "classifier_score_std",
+    "kid": "classifier_kernel_distance",
+    "kid_std": "classifier_kernel_distance_std",
+    "precision": "classifier_precision",
+    "recall": "classifier_recall",
+    "density": "classifier_density",
+    "coverage": "classifier_coverage",
+}
+
+
+class Evaluator:
+    """Scores generators against `real`: all of its images up to 50,000, else 50,000 chosen by the seed.
+
+    `features` is inception, classifier, an extractor registered in torch-fidelity, or a file of Inception
+    weights; `count` the number of generated images, by default that of the real ones. What the real images
+    give is computed here, once, or read from the `cache` (by default `cache_folder()`). `resize` is what
+    the protocol says of how they came to size.
+    Raises UserError, in one sentence, where something cannot be measured.
+    """
+
+    def __init__(
+        self,
+        real: ImageSet,
+        *,
+        features: str = "classifier",
+        metrics: Iterable[str] = METRICS,
+        count: int | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        cache: Path | None = None,
+        quiet: bool = True,
+        resize: str | None = None,
+        classifier: ClassifierOptions | None = None,
+    ) -> None:
+        self.real, self.seed, self.device = RealImages(real, seed), seed, torch.device(device)
+        self.metrics, self.quiet = check_metrics(list(metrics)), quiet
+        self.count = min(len(real), MOST) if count is None else count
+        if self.count < 1:
+            raise UserError(f"--count must be at least 1, not {self.count}.")
+        check_counts(self.metrics, reals=len(self.real), fakes=self.count)
+        self._resolution, self._channels = real.options.resolution, real.options.channels
+        side = f"{self._resolution} x {self._resolution}"
+        self._resize = resize or f"as in training: centre square, Lanczos down or bicubic up, to {side}"
+        self._version = import_fidelity().__version__
+        self._cache = Cache(cache)
+        self.extractor = self._open(features, classifier or ClassifierOptions())
+        self._reals = self._real_features()
+
+    def score(self, generator: Generator) -> Evaluation:
+        """Of `count` images that the generator draws from the seed; processes of one run share the work."""
+        part = collectives.shard(self.count)
+        images = generator.sample(self.count, seed=self.seed, part=part)
+        return self._score(images, self.count)
+
+    def score_images(self, images: Tensor) -> Evaluation:
+        """Of generated images, uint8 (M, C, R, R)."""
+        return self._score(images, len(images))
+
+    def _score(self, images: Tensor, count: int) -> Evaluation:
+        """`images` are this process's part of `count`."""
+        shape = (self._channels, self._resolution, self._resolution)
+        if images.shape[1:] != shape:
+            raise UserError(
+                f"The generated images have the shape {tuple(images.shape[1:])} and the real ones {shape} "
+                "(channels, height, width): compare images of one shape."
+            )
+        assert images.dtype == torch.uint8, "images are uint8"
+        check_counts(self.metrics, reals=len(self.real), fakes=count)
+        batches = images.split(self.extractor.batch)
+        layers = sorted({self.extractor.layers[metric] for metric in self.metrics})
+        found = self._extract(batches, len(images), layers, "generated")
+        if len(images) < count:
+            found = {layer: collectives.all_gather_rows(features) for layer, features in found.items()}
+            return Evaluation(self.protocol(count), self._told_numbers(found))
+        return Evaluation(self.protocol(count), self._numbers(self._with_moments(found)))
+
+    def protocol(self, fakes: int) -> Protocol:
+        """The protocol of a measurement on so many generated images."""
+        facts = {**statistics.settings(len(self.real), fakes), **self.extractor.facts}
+        if self._reals.moments:
+            size = len(self._reals.moments["mu"])
+            facts["covariance"] = "full" if min(len(self.real), fakes) > size else "singular"
+        return Protocol(
+            features=self.extractor.name,
+            features_sha=self.extractor.sha,
+            real=self.real.images.name,
+            real_sha=self.real.sha[:16],
+            reals=len(self.real),
+            fakes=fakes,
+            resolution=self._resolution,
+            channels=self._channels,
+            resize=self._resize,
+            seed=self.seed,
+            settings=facts,
+            torch_fidelity=self._version,
+        )
+
+    def _open(self, features: str, classifier: ClassifierOptions) -> Extractor:
+        if features != "classifier":
+            opening = Opening(
+                metrics=self.metrics, resolution=self._resolution, device=self.device, quiet=self.quiet
+            )
+            return open_fidelity(features, opening)
+        self.classes = self.real.classes()
+        trained = obtain(
+            torch.cat(list(self.real.batches())),
+            self.real.labels(),
+            classes=len(self.classes),
+            pixels_sha=self.real.sha,
+            options=classifier,
+            cache=self._cache,
+            device=self.device,
+            quiet=self.quiet,
+        )
+        return ClassifierExtractor(trained, self.device)
+
+    def _real_features(self) -> Features:
+        """Of the layers that some metric reads of the real images; out of the cache where they are there."""
+        score_reads_real = self.extractor.name == "classifier"
+        layers = sorted({self.extractor.layers[m] for m in self.metrics if m != "is" or score_reads_real})
+        moments = "fid" in self.metrics
+        key = key_of(
+            version=1,
+            pixels=self.real.sha,
+            extractor=self.extractor.identity,
+            layers=layers,
+            moments=moments,
+            torch_fidelity=self._version,
+        )
+        if not layers:
+            return Features({}, {})
+        entry = self._cache.load("real", key)
+        if entry is not None and Features.are(entry[0], layers, len(self.real), moments=moments):
+            return Features.from_tensors(entry[0])
+        found = self._with_moments(self._extract(self.real.batches(), len(self.real), layers, "real"))
+        self._cache.save("real", key, found.to_tensors(), {"source": self.real.images.name})
+        return found
+
+    def _extract(
+        self, batches: Iterable[Tensor], count: int, layers: list[str], kind: str
+    ) -> dict[str, Tensor]:
+        """The features of each layer, (count, F)."""
+        from tqdm import tqdm
+
+        parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        hidden = self.quiet or not can_draw(sys.stderr)
+        with tqdm(total=count, desc=f"{kind} images", file=sys.stderr, disable=hidden, leave=False) as bar:
+            for batch in (part for read in batches for part in read.split(self.extractor.batch)):
+                found = self.extractor.features(batch)
+                for layer in layers:
+                    parts[layer].append(found[layer])
+                bar.update(len(batch))
+        return {layer: torch.cat(part) for layer, part in parts.items()}
+
+    def _with_moments(self, features: dict[str, Tensor]) -> Features:
+        if "fid" not in self.metrics:
+            return Features(features, {})
+        return Features(features, statistics.mean_and_covariance(features[self.extractor.layers["fid"]]))
+
+    def _told_numbers(self, found: dict[str, Tensor]) -> dict[str, float]:
+        """Rank 0 computes for all."""
+        numbers = None
+        with collectives.errors_shared():
+            if collectives.rank() == 0:
+                numbers = self._numbers(self._with_moments(found))
+        return collectives.broadcast(numbers)
+
+    def _numbers(self, fakes: Features) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        layers = self.extractor.layers
+        for metric in self.metrics:
+            numbers.update(
+                statistics.measure(metric, self._reals, fakes, layer=layers[metric], seed=self.seed)
+            )
+        if self.extractor.name != "classifier":
+            return numbers
+        named = {CLASSIFIER_NAMES[name]: value for name, value in numbers.items()}
+        if "is" not in self.metrics:
+            return named
+        named["classifier_score_real"], _ = statistics.inception_score(self._reals.layers[layers["is"]])
+        return {**named, **statistics.class_histogram(fakes.layers[layers["is"]], self.classes)}

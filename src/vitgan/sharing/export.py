@@ -1,0 +1,245 @@
+"""A run's generator as a folder that stands on its own: weights, configuration, card and samples."""
+
+import json
+import re
+import tempfile
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, write_exported
+from vitgan.engine.evaluation import EVALUATIONS
+from vitgan.engine.grid import grid, save_png
+from vitgan.engine.recipe import Recipe, read_recipe
+from vitgan.engine.run_folder import load_generator, read_run
+from vitgan.engine.schema import OPTIONAL
+from vitgan.errors import UserError
+from vitgan.io import read_json, replacing
+from vitgan.models import Generator
+from vitgan.sharing.hub import find, is_id, quiet_bars, reason_of
+from vitgan.sharing.hub import hub_library
+
+CREDITS = {  # of the images, by their source
+    "digits": (
+        'The images are the UCI Machine Learning Repository\'s "Optical Recognition of Handwritten Digits" '
+        "(E. Alpaydin, C. Kaynak, CC BY 4.0), as scikit-learn bundles them."
+    ),
+    "cifar10": (
+        "The images are CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images)."
+    ),
+    "celeba": (
+        "The images are CelebA (Z. Liu et al., arXiv 1411.7766), which is for non-commercial research alone."
+    ),
+}
+PROTOCOL = ("features", "real", "reals", "fakes", "resize", "torch_fidelity", "key")
+
+
+def model_card(
+    recipe: Recipe, description: dict[str, Any], generator: Generator, *, license_id: str, place: str
+) -> str:
+    """Markdown with the header that the Hub reads. `place` is what `vitgan.load` takes."""
+    side, kind = generator.resolution, "grey" if generator.channels == 1 else "RGB"
+    header = [
+        "library_name: vitgan",
+        "pipeline_tag: unconditional-image-generation",
+        f"license: {license_id}",
+    ]
+    parts = [
+        "---\n" + "\n".join([*header, "tags: [gan, vitgan, vision-transformer, image-generation]"]) + "\n---",
+        f"# {recipe.name}",
+        f"A generator of {side} x {side} {kind} images, trained by [vitgan](https://arxiv.org/abs/2107.04589).",
+        "![64 samples of seed 0](samples.png)",
+        "## Load\n\n" + _load(generator, place),
+        "## Training\n\n" + _table(_training(recipe, description, generator)),
+        "## Measured\n\n" + _measured(description.get("evaluation")),
+        "## Licence\n\n" + _licence(license_id, recipe.data.source),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _load(generator: Generator, place: str) -> str:
+    labels = ", labels=torch.arange(16)" if generator.classes else ""
+    first = "import torch\nimport vitgan" if generator.classes else "import vitgan"
+    code = f'{first}\n\ngenerator = vitgan.load("{place}")\nimages = generator.sample(16, seed=1{labels})'
+    return f"```python\n{code}  # uint8 (16, {generator.channels}, H, W)\n```"
+
+
+def _training(recipe: Recipe, description: dict[str, Any], generator: Generator) -> dict[str, str]:
+    data, training = description["data"], recipe.training
+    where = description.get("environment", {})
+    hardware = where.get("gpu") or f"{where.get('processor', 'CPU')}, {where.get('cores', '?')} cores"
+    weights = sum(parameter.numel() for parameter in generator.parameters())
+    return {
+        "recipe": f"`{recipe.name}`; every setting is in config.json",
+        "data": f"{recipe.data.source}, {data['images']:,} images, fingerprint {data['fingerprint'][:16]}",
+        "images seen": f"{description['images']:,}, in batches of {training.batch}",
+        "time": f"{description['seconds'] / 60:.1f} minutes on {hardware}",
+        "weights": f"{weights:,}, the moving average",
+        "latent": f"{generator.latent_dim} normal numbers",
+        "classes": str(generator.classes) if generator.classes else "none",
+        "vitgan, torch": f"{where.get('vitgan', '?')}, {where.get('torch', '?')}",
+    }
+
+
+def _measured(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return "Not measured (`vitgan evaluate`)."
+    protocol = evaluation["protocol"]
+    facts = {name: str(protocol[name]) for name in PROTOCOL if name in protocol}
+    metrics = {name: v for name, v in evaluation["metrics"].items() if not name.startswith("class_share")}
+    numbers = {name: f"{value:.5g}" for name, value in metrics.items()}
+    return f"{_table(numbers)}\n\nProtocol:\n\n{_table(facts)}"
+
+
+def _licence(license_id: str, source: str) -> str:
+    if license_id == "other":
+        said = "None was named for the weights; that of the images that they were trained on applies."
+    else:
+        said = f"{license_id}, of the weights. That of the images they were trained on may ask for more."
+    return f"{said}\n\n{CREDITS[source]}" if source in CREDITS else said
+
+
+def _table(rows: dict[str, str]) -> str:
+    body = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
+    return f"| | |\n|---|---|\n{body}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+SAMPLES = "samples.png"
+COUNT = 64  # of the samples
+
+
+def export_folder(
+    run: str | Path,
+    out: Path,
+    *,
+    license_id: str | None = None,
+    evaluation: Path | None = None,
+    place: str | None = None,
+    hide_folders: bool = False,
+) -> None:
+    """Write the averaged generator of `run` to the folder `out`: `vitgan.load(out)` gives the same images.
+
+    `license_id` is the weights', by default that with which `run` was exported before, or "other".
+    `evaluation` is a file of `vitgan evaluate --json`; without it the run's own last one of this checkpoint
+    is taken. `place` is what the card tells to load, `out` by default. With `hide_folders` the path of the
+    images is written without the folders that lead there. Raises UserError where `run` has no generator,
+    `out` is something else already, or the file or the licence is not what it should be.
+    """
+    folder = find(run)
+    generator = load_generator(folder)
+    tensors, description = read_run(folder)
+    check_out(out)
+    license_id = check_license(description.get("license", "other") if license_id is None else license_id)
+    description = description | {"license": license_id}
+    measured = _own_evaluation(folder, description) if evaluation is None else read_evaluation(evaluation)
+    if measured is not None:
+        description = description | {"evaluation": measured}
+    if hide_folders:
+        description = _without_folders(description)
+    out.mkdir(parents=True, exist_ok=True)
+    write_exported(out, tensors, description)
+    save_png(out / SAMPLES, grid(generator.sample(COUNT, seed=0)))
+    recipe = read_recipe(description["recipe"])
+    assert isinstance(recipe, Recipe), "only a game has a generator"
+    text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
+    with replacing(out / CARD) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def check_license(license_id: str) -> str:
+    """In the letters of the Hub's ids. Raises UserError where it is none: it goes into the card's header."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license_id) is None:
+        raise UserError(f"{license_id!r} is no id of a licence: write one as cc-by-4.0 with --license.")
+    return license_id.lower()
+
+
+def check_out(out: Path) -> None:
+    """Raise UserError where `out` is not free: a file, or a folder that holds anything but an export."""
+    if out.is_file():
+        raise UserError(f"{out} is a file: give another folder with --out.")
+    known = {CONFIG, WEIGHTS, SAMPLES, CARD}
+    if out.is_dir() and {path.name for path in out.iterdir()} - known:
+        raise UserError(f"{out} holds other files: give another folder with --out.")
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Protocol and metrics, as `vitgan evaluate --json` writes them. Raises UserError for anything else."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: pass a file of `vitgan evaluate --json`.") from error
+    if not OPTIONAL["evaluation"](found):
+        raise UserError(f"{path} holds no protocol and metrics: pass a file of `vitgan evaluate --json`.")
+    return {"protocol": found["protocol"], "metrics": found["metrics"]}
+
+
+def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
+    """The description, its images named by the last part of their path alone."""
+    recipe = description["recipe"]
+    data = recipe["data"] | {"source": _last_part(recipe["data"]["source"])}
+    changed = description | {"recipe": recipe | {"data": data}}
+    if (evaluation := description.get("evaluation")) is not None:
+        protocol = evaluation["protocol"]
+        real = {"real": _last_part(protocol["real"])} if isinstance(protocol.get("real"), str) else {}
+        changed["evaluation"] = evaluation | {"protocol": protocol | real}
+    return changed
+
+
+def _last_part(source: str) -> str:
+    """The name of a file or folder given by its whole path or from the home; any other source as it is."""
+    scheme = "wds:" if source.startswith("wds:") else ""
+    path = source.removeprefix(scheme)
+    if not (path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()):
+        return source
+    return scheme + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def _own_evaluation(folder: Path, description: dict[str, Any]) -> dict[str, Any] | None:
+    """What the checkpoint says of its scores, or the run's log of them does for its image count."""
+    if "evaluation" in description:
+        return description["evaluation"]
+    try:
+        lines = [json.loads(line) for line in (folder / EVALUATIONS).read_text("utf-8").splitlines()]
+    except (OSError, ValueError):
+        return None
+    own = [line for line in lines if isinstance(line, dict) and line.get("images") == description["images"]]
+    if not own or not OPTIONAL["evaluation"](own[-1]):
+        return None
+    return {"protocol": own[-1]["protocol"], "metrics": own[-1]["metrics"]}
+
+
+HTTP_REFUSED = (401, 403)
+
+
+def push(run: str | Path, identity: str, *, private: bool, license_id: str | None) -> str:
+    """Export `run` and upload it as `identity`, USER/NAME; the address. Raises UserError where that fails.
+
+    Of the path of the run's images only the last part is published.
+    """
+    if not is_id(identity):
+        raise UserError(f"{identity!r} is no id of the Hub: write USER/NAME.")
+    library = hub_library("The Hub")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "export"
+        export_folder(run, folder, license_id=license_id, place=identity, hide_folders=True)
+        try:
+            api = library.HfApi()
+            with quiet_bars():
+                address = api.create_repo(identity, private=private, exist_ok=True)
+                message = "A generator of vitgan"
+                api.upload_folder(repo_id=identity, folder_path=folder, commit_message=message)
+        except Exception as error:  # of the library and its network
+            raise UserError(
+                f"{identity} cannot be written ({reason_of(error)}): {_advice(error)}."
+            ) from error
+    return str(address)
+
+
+def _advice(error: Exception) -> str:
+    answer = getattr(error, "response", None)
+    if getattr(answer, "status_code", None) in HTTP_REFUSED or "Token" in type(error).__name__:
+        return "log in with `hf auth login`, with a token that may write there"
+    return "check the network and give the same command again"

@@ -1,0 +1,275 @@
+"""The table's content as one JSON-ready object, and its files: markdown to read, CSV to compute with."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitgan.errors import UserError
+from vitgan.metrics import headline
+from vitgan.tables.plan import Plan, Record
+
+if TYPE_CHECKING:
+    from vitgan.tables.plan import Row
+import csv
+import json
+from collections.abc import Callable, Iterator
+
+from vitgan.io import replacing
+
+FALLBACK = "cifar10"  # whose printed figures stand beside a set that has none
+
+
+def content(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
+    """The table of the rows in `records`. Raises UserError where they were measured by several protocols."""
+    from vitgan.tables.plan import PRINTED_PROTOCOL, TABLES
+
+    printed = printed_set(plan.request.data, plan.rows)
+    rows = [_row(row, records[row.name], printed) for row in plan.rows if row.name in records]
+    return {
+        "table": plan.request.table,
+        "title": TABLES[plan.request.table],
+        "command": plan.request.command(),
+        "settings": plan.settings,
+        "images": len(plan.images),
+        "protocol": _protocol(records),
+        "hardware": _hardware(records),
+        "memory_measure": next((r.memory_measure for r in records.values() if r.memory_measure), ""),
+        "printed_data": printed,
+        "printed_protocol": PRINTED_PROTOCOL.get(printed or "", ""),
+        "printed_is_of_these_images": printed == printed_name(plan.request.data, plan.rows),
+        "missing": [row.name for row in plan.rows if row.name not in records],
+        "rows": rows,
+    }
+
+
+def leading(metrics: Mapping[str, float | None]) -> str:
+    """Name and value of the Frechet distance, else of the first number."""
+    numbers = {name: value for name, value in metrics.items() if value is not None}
+    if not numbers:
+        return "no finite number"
+    try:
+        name, value = headline(numbers)
+    except UserError:
+        name, value = next(iter(numbers.items()))
+    return f"{name.replace('_', ' ')} {value:.4g}"
+
+
+def printed_name(source: str, rows: "tuple[Row, ...]") -> str | None:
+    """The data set of the deck that `source` is by its name: cifar10 of `../data/cifar10_train.zip`."""
+    words = set(re.split(r"[^a-z0-9]+", Path(source).stem.lower()))
+    names = dict.fromkeys(name for row in rows for name in row.printed)
+    return next((name for name in names if words >= set(name.split("-"))), None)
+
+
+def printed_set(source: str, rows: "tuple[Row, ...]") -> str | None:
+    """The data set whose printed figures are shown: this one, else CIFAR-10; None if no row has any."""
+    fallback = FALLBACK if any(FALLBACK in row.printed for row in rows) else None
+    return printed_name(source, rows) or fallback
+
+
+def _row(row: "Row", found: Record, printed: str | None) -> dict[str, Any]:
+    fid, score = row.printed.get(printed or "", (None, None))
+    return {
+        "row": row.name,
+        "label": row.label,
+        "note": row.note,
+        "status": found.status,
+        "reason": found.reason,
+        "diverged_at": found.diverged_at,
+        "metrics": {} if found.evaluation is None else found.evaluation["metrics"],
+        "scored_at": found.scored_at,
+        "images_seen": found.images_seen,
+        "minutes": found.seconds / 60,
+        "images_per_second": found.images_seen / found.seconds if found.seconds else None,
+        "parameters_generator": found.parameters_generator,
+        "parameters_discriminator": found.parameters_discriminator,
+        "flops_per_image": found.flops_per_image,
+        "peak_memory": found.peak_memory,
+        "threads": found.environment.get("threads"),
+        "printed_fid": fid,
+        "printed_is": score,
+    }
+
+
+def _protocol(records: Mapping[str, Record]) -> dict[str, Any]:
+    """The one protocol of all rows; empty where none is measured."""
+    found = [record.evaluation["protocol"] for record in records.values() if record.evaluation]
+    keys = list(dict.fromkeys(protocol["key"] for protocol in found))
+    if len(keys) > 1:
+        raise UserError(
+            f"The rows were measured by different protocols ({', '.join(keys)}): numbers of two protocols "
+            "never stand in one column, so give another folder with --out."
+        )
+    return found[0] if found else {}
+
+
+def _hardware(records: Mapping[str, Record]) -> list[str]:
+    """One line for every environment in which rows were trained; the threads are each row's own."""
+    environments = [record.environment for record in records.values() if record.environment]
+    lines = ["; ".join(f"{k} {v}" for k, v in facts.items() if k != "threads") for facts in environments]
+    return list(dict.fromkeys(lines))
+
+
+ARROWS = {
+    **dict.fromkeys(("fid", "kid", "frechet_distance", "kernel_distance"), "↓"),
+    **dict.fromkeys(("is", "score", "precision", "recall", "density", "coverage"), "↑"),
+}
+TITLES = {"fid": "FID", "is": "IS", "kid": "KID"}
+# Not columns for a reader: they stand in the head, beside their mean, or in the CSV alone.
+HIDDEN = re.compile(r"class_share_.*|.*_std|classifier_score_real")
+Line = dict[str, Any]
+
+
+def write_tables(out: Path, table: Line) -> None:
+    """Write `table.md`, `table.csv` and `table.json` into `out`."""
+    _write(out / "table.json", json.dumps(table, indent=1) + "\n")
+    _write(out / "table.md", markdown(table))
+    with replacing(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = [flat(row, table["protocol"].get("key", "")) for row in table["rows"]]
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def flat(row: Line, protocol_key: str) -> Line:
+    """A row with its metrics as columns of their own."""
+    before = {name: row[name] for name in ("row", "label", "status", "reason", "diverged_at")}
+    after = {name: value for name, value in row.items() if name not in (*before, "metrics", "note")}
+    return {**before, "protocol": protocol_key, **row["metrics"], **after}
+
+
+def markdown(table: Line) -> str:
+    """The table as GitHub shows it: head, numbers beside the printed ones, cost, notes."""
+    return "\n".join([*_head(table), "", *_quality(table), "", *_cost(table), *_notes(table)]) + "\n"
+
+
+def _head(table: Line) -> Iterator[str]:
+    settings = table["settings"]
+    budget = f"{settings['minutes']:g} minutes" if settings["minutes"] else f"{settings['images']:,} images"
+    side, colours = settings["resolution"], {1: "grey", 3: "RGB"}[settings["channels"]]
+    title = table["title"][:1].upper() + table["title"][1:]
+    yield f"# {title}\n\n```\n{table['command']}\n```\n"
+    yield (
+        f"**Alike for every row.** {table['images']:,} images of `{settings['data']}`, {side} x {side} "
+        f"{colours}; {budget} of training; seed {settings['seed']}; the row's recipe at the size "
+        f"*{settings['size']}*; {_count(settings['jobs'], 'row')} at a time on {settings['device']}.\n"
+    )
+    yield f"**Measured here.** {_protocol_lines(table)}\n"
+    if table["printed_data"]:
+        yield f"**Printed in the deck.** {_printed(table)}\n"
+    yield "**Hardware.** " + " / ".join(table["hardware"])
+
+
+def _protocol_lines(table: Line) -> str:
+    facts = table["protocol"]
+    if not facts:
+        return "No row has a checkpoint to measure."
+    settings = facts["settings"]
+    text = (
+        f"Features of `{facts['features']}` ({facts['features_sha']}), {facts['fakes']:,} generated images "
+        f"against {facts['reals']:,} real ones, {facts['resize']}; seed {facts['seed']}; torch-fidelity "
+        f"{facts['torch_fidelity']}; protocol {facts['key']}."
+    )
+    if "classifier_held_out_accuracy" in settings:
+        accuracy, count = settings["classifier_held_out_accuracy"], settings["classifier_held_out_images"]
+        text += (
+            f" The classifier is a small CNN trained on the real labels, right on {accuracy:.1%} of "
+            f"{count:,} held-out images: none of its numbers is an FID or an IS."
+        )
+    real = [row["metrics"].get("classifier_score_real") for row in table["rows"]]
+    known = [value for value in real if value is not None]
+    return text + (f" The real images' classifier score is {known[0]:.2f}." if known else "")
+
+
+def _printed(table: Line) -> str:
+    name, text = table["printed_data"], f"FID and IS on {table['printed_data']}. {table['printed_protocol']}"
+    if not table["printed_is_of_these_images"]:
+        text += (
+            f" The deck has no figures for `{table['settings']['data']}`; those of {name} are of other "
+            "images, and of other sizes and budgets: at most the order of the rows may be compared."
+        )
+    return text
+
+
+def _quality(table: Line) -> Iterator[str]:
+    metrics = dict.fromkeys(name for row in table["rows"] for name in row["metrics"])
+    names = [name for name in metrics if HIDDEN.fullmatch(name) is None]
+    columns: dict[str, Callable[[Line], str]] = {"row": lambda row: row["label"]}
+    for name in names:
+        columns[_title(name)] = lambda row, name=name: _value(row["metrics"], name)
+    columns["diverged"] = _ending
+    if table["printed_data"]:
+        columns |= {f"deck, {table['printed_data']}: FID ↓": lambda row: _number(row["printed_fid"])}
+        columns |= {f"deck, {table['printed_data']}: IS ↑": lambda row: _number(row["printed_is"])}
+    return _table(columns, table["rows"])
+
+
+def _cost(table: Line) -> Iterator[str]:
+    columns: dict[str, Callable[[Line], str]] = {
+        "row": lambda row: row["label"],
+        "images seen": lambda row: f"{row['images_seen']:,}",
+        "minutes": lambda row: f"{row['minutes']:.2f}",
+        "images/s": lambda row: _number(row["images_per_second"]),
+        "parameters G": lambda row: _number(row["parameters_generator"]),
+        "parameters D": lambda row: _number(row["parameters_discriminator"]),
+        "MFLOPs an image": lambda row: _number(row["flops_per_image"], 1e6),
+        "peak memory, MiB": lambda row: _number(row["peak_memory"], 2**20),
+    }
+    return _table(columns, table["rows"])
+
+
+def _notes(table: Line) -> Iterator[str]:
+    yield "\nFLOPs are of one whole training step (both updates, every term at its interval) over its batch."
+    if table["memory_measure"]:
+        yield f"Peak memory is {table['memory_measure']}."
+    for row in table["rows"]:
+        scored = row["scored_at"] not in (None, row["images_seen"])
+        facts = [row["note"], row["reason"]]
+        facts += [f"measured at {row['scored_at']:,} images"] if scored else []
+        if any(facts):
+            yield f"\n- {row['label']}: {'; '.join(fact for fact in facts if fact)}"
+    if table["missing"]:
+        yield f"\nNot trained yet: {', '.join(table['missing'])}."
+
+
+def _table(columns: dict[str, Callable[[Line], str]], rows: list[Line]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'|'.join([' --- ', *[' ---: '] * (len(columns) - 1)])}|"
+    for row in rows:
+        yield f"| {' | '.join(cell(row).replace('|', '/') for cell in columns.values())} |"
+
+
+def _title(metric: str) -> str:
+    plain = metric.removeprefix("classifier_")
+    title = TITLES.get(metric, metric.replace("_", " ").replace("frechet", "Fréchet"))
+    return f"{title} {ARROWS[plain]}" if plain in ARROWS else title
+
+
+def _value(metrics: Line, name: str) -> str:
+    spread = metrics.get(f"{name}_std")
+    value = _number(metrics.get(name))
+    return value if spread is None else f"{value} ± {spread:.2g}"
+
+
+def _ending(row: Line) -> str:
+    if row["status"] == "diverged":
+        return f"at image {row['diverged_at']:,}"
+    return "no" if row["status"] == "complete" else row["status"]
+
+
+def _number(value: float | None, unit: float = 1) -> str:
+    """Four digits that count, at most; a dash for None."""
+    if value is None:
+        return "-"
+    value = value / unit
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
