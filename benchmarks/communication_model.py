@@ -10,7 +10,7 @@ from typing import Any
 
 import vitgan
 from vitgan.bench.flops import performed_flops
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 
 RANKS = (2, 8, 16, 64)
 EACH = (1, 4, 16)  # batches of the recipe for each process

@@ -10,9 +10,10 @@ import torch
 
 from vitgan.adversarial import R1
 from vitgan.data import DataOptions, ImageSet
+from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import Interrupt
 from vitgan.engine.optim import AdamOptions
-from vitgan.engine.recipe import Recipe, TrainingOptions
+from vitgan.engine.recipe import TrainingOptions
 from vitgan.metrics import Evaluation
 from vitgan.models import Generator, VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.tables.row import train_row

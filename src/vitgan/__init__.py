@@ -1,7 +1,7 @@
 """ViTGAN (arXiv 2107.04589): a GAN whose generator and discriminator are Vision Transformers.
 
 `vitgan.load(RUN)` gives a trained generator, `vitgan.train(recipe)` trains one, `vitgan.recipes.get(name)`
-is a run's settings. Importing the package imports no torch.
+is a run's settings, `@vitgan.register` makes a class a part of recipes. Importing the package imports no torch.
 """
 
 from importlib.metadata import version
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from vitgan import recipes
 from vitgan.errors import UserError
+from vitgan.registry import register
 
 if TYPE_CHECKING:
     from vitgan.engine.loop import Outcome
     from vitgan.engine.recipe import RunRecipe
     from vitgan.models import Generator
 
-__all__ = ["UserError", "__version__", "load", "recipes", "train"]
+__all__ = ["UserError", "__version__", "load", "recipes", "register", "train"]
 
 __version__ = version("vitgan")
 

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 
-from vitgan import __version__, terminal
+from vitgan import __version__, registry, terminal
 from vitgan.errors import Elsewhere, UserError
 from vitgan.parser import Parser
 
@@ -22,6 +22,7 @@ COMMANDS = (
     *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
     *("inspect", "bench", "data", "export", "push", "list", "completion"),
 )
+WITHOUT_PARTS = ("completion", "data", "list", "runs")
 EXAMPLES = """examples:
   vitgan train                              real handwritten digits, in minutes
   vitgan train cifar10 --data IMAGES.zip --minutes 60
@@ -96,7 +97,13 @@ def _run(arguments: list[str]) -> int:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
         arguments, overrides = _split(arguments)
-    options = build_parser().parse_args(arguments, argparse.Namespace(overrides=overrides))
+    explain = arguments[:1] == ["train"] and len(arguments) > 2 and bool({"-h", "--help"} & set(arguments))
+    if explain:  # with the settings of the recipe and the parts that are named
+        arguments = [word for word in arguments if word not in ("-h", "--help")]
+    given = argparse.Namespace(overrides=overrides, explain=explain)
+    options = build_parser().parse_args(arguments, given)
+    for word in getattr(options, "use", None) or ():
+        registry.use(word)
     if arguments[0] != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"`vitgan {arguments[0]}` runs in one process: start it without torchrun.")
     terminal.hush(getattr(options, "quiet", False))
@@ -132,6 +139,13 @@ def build_parser() -> Parser:
         text = command.SUMMARY[0].upper() + command.SUMMARY[1:] + "."
         one = commands.add_parser(name, help=command.SUMMARY, description=textwrap.fill(text, 79))
         command.add(one)
+        if name not in WITHOUT_PARTS:
+            one.add_argument(
+                "--use",
+                action="append",
+                metavar="FILE|MODULE",
+                help="a file or module with parts of your own, over which stands @vitgan.register; repeatable",
+            )
         notes = textwrap.fill(one.epilog, 79) + "\n\n" if one.epilog else ""
         one.epilog = notes + command.EXAMPLES
         one.set_defaults(execute=command.run)

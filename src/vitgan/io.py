@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and JSON that is read strictly."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -41,6 +42,41 @@ def parse_json(content: bytes) -> Any:
     if re.search(r"\\u[dD][89a-fA-F]", text):
         _check_surrogates(value)
     return value
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(key: str, body: Any) -> dict[str, Any]:
+    """An object that holds `body` under `key`, and its SHA-256."""
+    return {key: body, "sha256": _seal(body)}
+
+
+def read_sealed(path: Path, key: str) -> Any:
+    """The body that `sealed` put under `key`, from the file `path`.
+
+    Raises OSError, or ValueError with a clause where it is not whole.
+    """
+    whole = read_json(path)
+    if not isinstance(whole, dict) or key not in whole or "sha256" not in whole:
+        raise ValueError(f"it lacks {key} or sha256")
+    if whole["sha256"] != _seal(whole[key]):
+        raise BrokenSeal
+    return whole[key]
+
+
+class BrokenSeal(ValueError):
+    """A file whose content is not that of its checksum."""
+
+    def __init__(self) -> None:
+        super().__init__("it does not match its checksum")
+
+
+def _seal(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vitgan.commands import inspect
 from vitgan.data import DataOptions
 from vitgan.diagnostics import subject
 from vitgan.engine.checkpoint import TENSORS, checkpoints, load_checkpoint, save_checkpoint
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.models import StyleGAN2DiscriminatorOptions, ViTGANGeneratorOptions
 from vitgan.sharing import export_folder

@@ -25,8 +25,7 @@ from vitgan.engine.checkpoint import (
     load_newest,
     save_checkpoint,
 )
-from vitgan.engine.gan import build_state
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe, build_state
 from vitgan.engine.run_folder import check as check_folder
 from vitgan.errors import UserError
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions

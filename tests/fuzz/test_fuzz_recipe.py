@@ -11,7 +11,8 @@ from inputs import NUMBERS, texts
 from vitgan import recipes
 from vitgan.config import LAYERS
 from vitgan.engine.classifier import ClassifierRecipe
-from vitgan.engine.recipe import Recipe, RunRecipe, read_recipe
+from vitgan.engine.gan import Recipe
+from vitgan.engine.recipe import RunRecipe, read_recipe
 from vitgan.errors import UserError
 from vitgan.io import read_json
 from vitgan.models.base import within

@@ -15,8 +15,7 @@ from vitgan.adversarial import BCR, R1, DiffAugment, Game, Logistic, Players, tr
 from vitgan.adversarial.step import Fakes, draw
 from vitgan.data import Batch
 from vitgan.engine.compile import Compiled, compile_blocks
-from vitgan.engine.gan import GANTask
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import GANTask, Recipe
 from vitgan.errors import UserError
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.nn import Block

@@ -27,7 +27,7 @@ from vitgan.bench.settings import RANDOM, Settings, Sizes, open_images, precisio
 from vitgan.bench.steps import Stepper
 from vitgan.bench.table import aligned, table
 from vitgan.cli import main
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 
 CPU = torch.device("cpu")
 SMALL = Sizes(products=(32, 64), attention=((5, 2), (9, 1)), sampling=(4,), rounds=2, launches=1)

@@ -17,7 +17,7 @@ from vitgan.bench.flops import (
     step_flops,
 )
 from vitgan.bench.settings import open_images, with_training
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.tables.cost import cost
 
 DIGITS = with_training(recipes.get("digits"), batch=4)

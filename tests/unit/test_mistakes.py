@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitgan import recipes
 from vitgan.adversarial import BCR, DiffAugment
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.nn import (

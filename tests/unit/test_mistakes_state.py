@@ -14,9 +14,8 @@ import vitgan
 from vitgan.adversarial import BCR, DiffAugment, Game, Logistic, train_step
 from vitgan.data import batches
 from vitgan.engine.checkpoint import save_checkpoint
-from vitgan.engine.gan import State, build_state, step_generator
+from vitgan.engine.gan import Recipe, State, build_state, step_generator
 from vitgan.engine.optim import update_average
-from vitgan.engine.recipe import Recipe
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 SMALL: dict[str, Any] = {"patch": 4, "depth": 2, "width": 16, "heads": 2, "perceptron_width": 24}

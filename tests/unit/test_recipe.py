@@ -9,7 +9,8 @@ import pytest
 
 from vitgan import recipes
 from vitgan.adversarial import BCR, R1, Hinge, Wasserstein
-from vitgan.engine.recipe import Recipe, read_recipe
+from vitgan.engine.gan import Recipe
+from vitgan.engine.recipe import read_recipe
 from vitgan.errors import UserError
 from vitgan.recipes.overrides import override
 

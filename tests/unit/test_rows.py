@@ -7,7 +7,7 @@ import systems
 from vitgan import recipes
 from vitgan.adversarial import BCR, R1, Game
 from vitgan.config import differences
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 from vitgan.tables.plan import PRINTED, TABLES, rows

@@ -19,7 +19,7 @@ import vitgan
 from sizes import TINY
 from standin_hub import Hub
 from vitgan.cli import main
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.models import Generator
 from vitgan.sharing import export_folder, find

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from table_rows import TINY, VANILLA
 from vitgan.adversarial import DiffAugment
 from vitgan.data import Batch, DataOptions
-from vitgan.engine.gan import GANTask
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import GANTask, Recipe
 from vitgan.tables.cost import _kinds, cost, count_step, counting, flops_per_image
 
 CPU = torch.device("cpu")

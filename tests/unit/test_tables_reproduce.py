@@ -12,7 +12,7 @@ from PIL import Image
 
 import table_rows
 from vitgan.engine.environment import resident
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.metrics.protocol import METRICS
 from vitgan.tables import Reproduction, Request, reproduce

@@ -1,17 +1,31 @@
 """What the game is: losses, regularising terms, augmentation, and one step of it."""
 
-from vitgan.adversarial.augment import Augmentation, DiffAugment, StrongAugment
+from vitgan.adversarial.augment import Augmentation, DiffAugment, NoAugment, StrongAugment
 from vitgan.adversarial.consistency import BCR, CutMix
 from vitgan.adversarial.contrastive import Contrastive
-from vitgan.adversarial.losses import Hinge, Logistic, Wasserstein
-from vitgan.adversarial.penalties import R1, Drift, GradientPenalty, PathLength
+from vitgan.adversarial.losses import AdversarialLoss, Hinge, Logistic, Relativistic, Wasserstein
+from vitgan.adversarial.penalties import (
+    R1,
+    R2,
+    ApproximateR1,
+    ApproximateR2,
+    Centring,
+    Drift,
+    GradientPenalty,
+    PathLength,
+)
 from vitgan.adversarial.step import Game, Players, train_step
 from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
 
 __all__ = [
     "BCR",
     "R1",
+    "R2",
+    "AdversarialLoss",
+    "ApproximateR1",
+    "ApproximateR2",
     "Augmentation",
+    "Centring",
     "Contrastive",
     "CutMix",
     "DiffAugment",
@@ -22,9 +36,11 @@ __all__ = [
     "GradientPenalty",
     "Hinge",
     "Logistic",
+    "NoAugment",
     "Pass",
     "PathLength",
     "Players",
+    "Relativistic",
     "StrongAugment",
     "Term",
     "Wasserstein",

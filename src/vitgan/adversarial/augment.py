@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitgan.config import factor, option
 from vitgan.distributed.rng import uniform
+from vitgan.registry import register
 
 
 class Augmentation(Protocol):
@@ -27,6 +29,7 @@ class Augmentation(Protocol):
         ...
 
 
+@register(name="diffaugment")
 @dataclass(frozen=True, kw_only=True)
 class DiffAugment:
     """Each operation is drawn for each image alone, with its own probability; all are differentiable.
@@ -35,21 +38,21 @@ class DiffAugment:
     so an image is resampled once; zeros (mid-grey) lie beyond its border.
     """
 
-    translation: float = 0.8
+    translation: float = option(0.8, least=0, most=1)
     """Probability of a shift by whole pixels, up to `shift` of the side each way."""
-    colour: float = 0.8
+    colour: float = option(0.8, least=0, most=1)
     """Probability of brightness +-0.5, saturation times [0, 2] and contrast times [0.5, 1.5]."""
-    cutout: float = 0.8
+    cutout: float = option(0.8, least=0, most=1)
     """Probability of a square of `hole` of the side set to zero."""
-    scaling: float = 0.8
+    scaling: float = option(0.8, least=0, most=1)
     """Probability of a zoom about the centre by 2^[-zoom, zoom]."""
-    flip: float = 0.0
+    flip: float = option(0.0, least=0, most=1)
     """Probability of drawing whether to mirror; half of those drawn are mirrored."""
-    shift: float = 0.125
+    shift: float = option(0.125, least=0, most=1)
     """Largest translation, in sides of the image."""
-    hole: float = 0.5
+    hole: float = option(0.5, least=0, most=1)
     """Side of the cutout, in sides of the image."""
-    zoom: float = 0.25
+    zoom: float = option(0.25, least=0)
     """Largest zoom, in powers of two."""
 
     @property
@@ -126,6 +129,18 @@ LUMA = (0.299, 0.587, 0.114)
 CHROMA = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
+@register(name="none")
+@dataclass(frozen=True, kw_only=True)
+class NoAugment:
+    """The discriminator sees the images as they are."""
+
+    active = False
+
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+        return images
+
+
+@register
 @dataclass(frozen=True, kw_only=True)
 class StrongAugment:
     """Crop and resize, mirror, then brightness, contrast, saturation and hue, then grey; each image alone.
@@ -139,25 +154,25 @@ class StrongAugment:
     blur, which the paper leaves out for small images too.
     """
 
-    crop: float = 1.0
+    crop: float = option(1.0, least=0, most=1)
     """Probability of a crop, resized to the whole image."""
-    smallest: float = 0.2
+    smallest: float = option(0.2, least=0, most=1)
     """Smallest share of the image's area that a crop keeps; the largest is 1."""
-    aspect: float = 4 / 3
+    aspect: float = factor(4 / 3)
     """Largest ratio of a crop's sides, either way."""
-    flip: float = 0.5
+    flip: float = option(0.5, least=0, most=1)
     """Probability of a mirror image."""
-    colour: float = 0.8
+    colour: float = option(0.8, least=0, most=1)
     """Probability of the four changes below together."""
-    brightness: float = 0.4
+    brightness: float = option(0.4, least=0)
     """Largest change of the factor of the light, from black, -1."""
-    contrast: float = 0.4
+    contrast: float = option(0.4, least=0)
     """Largest change of the factor of the difference from the image's mean."""
-    saturation: float = 0.4
+    saturation: float = option(0.4, least=0)
     """Largest change of the factor of the difference from grey."""
-    hue: float = 0.1
+    hue: float = option(0.1, least=0)
     """Largest turn of hue either way, in turns."""
-    grey: float = 0.2
+    grey: float = option(0.2, least=0, most=1)
     """Probability of losing all colour."""
 
     @property

@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitgan.adversarial.augment import Augmentation, DiffAugment
-from vitgan.adversarial.terms import Pass, WithoutView
+from vitgan.adversarial.terms import Pass, Term
+from vitgan.config import option
 from vitgan.distributed.rng import uniform
 from vitgan.errors import UserError
+from vitgan.registry import register
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
-class BCR:
+class BCR(Term):
     """real E(D(x) - D(T(x)))^2 + fake E(D(G(z)) - D(T(G(z))))^2.
 
     The adversarial loss sees x through the game's DiffAugment. The second view is, by `against`, another draw
@@ -26,9 +29,9 @@ class BCR:
     augmented). With no DiffAugment in the game, "augmented" is itself clean against augmented.
     """
 
-    real: float = 10.0
+    real: float = option(10.0, least=0)
     """Weight on real images."""
-    fake: float = 10.0
+    fake: float = option(10.0, least=0)
     """Weight on fake images."""
     against: Literal["augmented", "clean"] = "augmented"
     """The second view: another augmentation of the image, or the image itself."""
@@ -39,13 +42,18 @@ class BCR:
     def active(self) -> bool:
         return self.real > 0 or self.fake > 0
 
+    def check(self, augment: Augmentation) -> None:
+        """Raise UserError where the images are compared with themselves."""
+        if self.active and self.against == "clean" and not augment.active:
+            raise UserError(
+                "bCR against clean images compares each image with itself when nothing is augmented: "
+                "set --terms.bcr.against augmented, or --augment to something."
+            )
+
     def second_view(self, augment: Augmentation) -> Callable[[Tensor, torch.Generator], Tensor]:
         if self.against == "clean":
             return _clean
         return self.augment or (augment if augment.active else DiffAugment())
-
-    def due(self, step: int) -> bool:  # noqa: ARG002
-        return True
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         assert seen.second_real is not None
@@ -60,8 +68,9 @@ def _clean(images: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG001
     return images
 
 
+@register(name="cutmix")
 @dataclass(frozen=True, kw_only=True)
-class CutMix(WithoutView):
+class CutMix(Term):
     """In some steps, real and fake images mixed by a mask M, 1 where real: mix(x, y) = M x + (1 - M) y.
 
     Three addends: the encoder has to call the mixed image fake, the decoder to name each pixel's source, and
@@ -72,15 +81,15 @@ class CutMix(WithoutView):
     mixes, the loss of the unmixed images stays; the paper's authors' release leaves it out there.
     """
 
-    image: float = 1.0
+    image: float = option(1.0, least=0)
     """Weight of the encoder's loss."""
-    pixels: float = 1.0
+    pixels: float = option(1.0, least=0)
     """Weight of the decoder's loss."""
-    consistency: float = 1.0
+    consistency: float = option(1.0, least=0)
     """Weight of the consistency."""
-    probability: float = 0.5
+    probability: float = option(0.5, least=0, most=1)
     """Share of the steps that mix, after the warm-up."""
-    warm_up: int = 0
+    warm_up: int = option(0, least=0)
     """Steps over which that share rises linearly from 0."""
 
     @property

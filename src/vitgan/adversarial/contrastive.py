@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitgan.adversarial.augment import Augmentation, StrongAugment
-from vitgan.adversarial.terms import Pass
+from vitgan.adversarial.terms import Pass, Term
+from vitgan.config import option
 from vitgan.distributed.collectives import all_gather
 from vitgan.errors import UserError
+from vitgan.registry import register
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
-class Contrastive:
+class Contrastive(Term):
     """real NT-Xent(h_r of two views of each real image) + fake SupCon(h_f of fakes against both real views).
 
     It wants a discriminator with projections, and at least two images in a batch. The images of all
@@ -25,18 +28,14 @@ class Contrastive:
     The second view of the fakes is not used: the paper has one of each fake.
     """
 
-    real: float = 1.0
+    real: float = option(1.0, least=0)
     """Weight of the loss of real images."""
-    fake: float = 1.0
+    fake: float = option(1.0, least=0)
     """Weight of the loss of fake images, lambda_con."""
-    temperature: float = 0.1
+    temperature: float = option(0.1, above=0)
     """Divisor of the cosine similarities."""
 
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise UserError(
-                f"--terms.contrastive.temperature must be greater than 0, not {self.temperature}."
-            )
+    image_by_image = False
 
     @property
     def active(self) -> bool:
@@ -45,9 +44,6 @@ class Contrastive:
     def second_view(self, augment: Augmentation) -> Callable[[Tensor, torch.Generator], Tensor]:
         """Another draw of the game's augmentation, or `StrongAugment` where that is off."""
         return augment if augment.active else StrongAugment()
-
-    def due(self, step: int) -> bool:  # noqa: ARG002
-        return True
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         """Raises UserError where the discriminator has no projections, or the batch is of one image."""

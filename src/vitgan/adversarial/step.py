@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H x W image, Z latent size.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,8 @@ class Game:
     """Discriminator updates for each generator update."""
     shared_fakes: bool = True
     """The generator learns from the fakes of the discriminator's update: one forward pass for both."""
+    judge_real_again: bool = False
+    """The real images' logits in the generator's loss are the updated discriminator's, at one more pass."""
     accumulate: int = 1
     """Parts of a batch that pass the networks one after the other; must divide it."""
     make_again: bool = False
@@ -124,12 +126,12 @@ def train_step(
     """
     due = game.learns(step)
     fakes = draw(players.generator, game, len(real), labels, rng, learn=due and game.shared_fakes)
-    seen = discriminator_step(players, game, real, fakes.images, labels, rng, step)
+    seen, judged_real = discriminator_step(players, game, real, fakes.images, labels, rng, step)
     if not due:
         return seen
     if not game.shared_fakes:
         fakes = draw(players.generator, game, len(real), labels, rng, learn=True)
-    return seen | generator_step(players, game, fakes, labels, rng, step)
+    return seen | generator_step(players, game, fakes, judged_real, labels, rng, step)
 
 
 def draw(
@@ -157,21 +159,40 @@ def discriminator_step(
     labels: Tensor | None,
     rng: torch.Generator,
     step: int,
-) -> Metrics:
-    """One pass over [real, fake, their second views]; adversarial loss and terms; one update of D."""
+) -> tuple[Metrics, list[Judgement]]:
+    """One pass over [real, fake, their other views]; adversarial loss and terms; one update of D.
+
+    Returns the numbers, and what D says of the real images for the generator's loss, a judgement for each part
+    of the batch and without a gradient.
+    """
     discriminator, optimiser = players.discriminator, players.optimiser_discriminator
     views = augmented_views(game, torch.cat((real, fake.to(real.dtype))), rng)
     optimiser.zero_grad(set_to_none=True)
-    parts, shares = game.accumulate, []
+    parts, shares, judged = game.accumulate, [], []
     for part in in_parts(rng, parts):
         own = [_part_of_halves(view, part, parts) for view in views]
         own_labels = None if labels is None else labels.chunk(parts)[part]
         passes = judged_views(discriminator, game, own, own_labels, rng, step)
         shares.append(_learn(game, passes))
+        judged.append(passes[0].judged_real.detached())
     norm = _update(optimiser, "discriminator optimiser", weight(rng, len(real)))
     with span("power iteration"):
         discriminator.advance()
-    return _summed(shares) | {"gradient_norm_discriminator": norm}
+    if game.judge_real_again:
+        judged = _judged_again(discriminator, game, views[0].chunk(2)[0], labels)
+    return _summed(shares) | {"gradient_norm_discriminator": norm}, judged
+
+
+@torch.no_grad()
+def _judged_again(
+    discriminator: Discriminator, game: Game, seen: Tensor, labels: Tensor | None
+) -> list[Judgement]:
+    """What the updated D says of the real images as it saw them, in the parts of the batch."""
+    parts = game.accumulate
+    own_labels = [None] * parts if labels is None else labels.chunk(parts)
+    views = zip(seen.chunk(parts), own_labels, strict=True)
+    with span("real images again"):
+        return [discriminator.judge(view.to(game.dtype), own) for view, own in views]
 
 
 def _learn(game: Game, passes: list[Pass]) -> Metrics:
@@ -191,7 +212,7 @@ def _learn(game: Game, passes: list[Pass]) -> Metrics:
 
 
 def _summed(shares: list[Metrics]) -> Metrics:
-    """By name; a term that not every part had counts where it was."""
+    """The sum of the parts' shares of each number; a number that only some parts have is summed over those."""
     names = dict.fromkeys(name for share in shares for name in share)
     return {name: torch.stack([s[name] for s in shares if name in s]).sum() for name in names}
 
@@ -226,27 +247,61 @@ def judged_views(
     rng: torch.Generator,
     step: int,
 ) -> list[Pass]:
-    """One pass over all `views`; returns what the adversarial loss sees, then what each term sees."""
-    repeated = None if labels is None else labels.repeat(2 * len(views))
-    with span("discriminator forward"):
-        judgement = discriminator.judge(torch.cat(list(views)).to(game.dtype), repeated)
-    parts = judgement.split(2 * len(views))  # each view's real half, then its fake half
-    judged_real, judged_fake = next(parts), next(parts)
+    """One pass over all `views` and what terms perturb; what the adversarial loss sees, then what each term sees.
+
+    `views` are (2B, C, H, W) each, [real, fake]: the game's own, then the second views of the terms that have one.
+    """
     seen_real, seen_fake = views[0].chunk(2)
-    seconds = [(None, None)] + [
-        (None, None) if make is None else (next(parts), next(parts)) for make in _makers(game)
+    near = [_near(term, seen_real, seen_fake, rng, step) for term in game.terms]
+    images = [half for view in views for half in view.chunk(2)]
+    images += [image for pair in near for image in pair if image is not None]
+    repeated = None if labels is None else torch.cat([labels[: len(image)] for image in images])
+    with span("discriminator forward"):
+        judgement = discriminator.judge(torch.cat(images).to(game.dtype), repeated)
+    parts = judgement.split([len(image) for image in images])
+    judged_real, judged_fake = next(parts), next(parts)
+    seconds = [(None, None) if make is None else (next(parts), next(parts)) for make in _makers(game)]
+    nears = [tuple(None if image is None else next(parts) for image in pair) for pair in near]
+    plain = Pass(
+        discriminator=discriminator,
+        step=step,
+        rng=rng,
+        real=seen_real,
+        fake=seen_fake,
+        labels=labels,
+        judged_real=judged_real,
+        judged_fake=judged_fake,
+        dtype=game.dtype,
+    )
+    own = zip(seconds, nears, strict=True)
+    return [plain] + [
+        replace(plain, second_real=a, second_fake=b, near_real=c, near_fake=d) for (a, b), (c, d) in own
     ]
-    view = (seen_real, seen_fake, labels, judged_real, judged_fake)
-    return [Pass(discriminator, step, rng, *view, *second, game.dtype) for second in seconds]
+
+
+def _near(
+    term: Term, real: Tensor, fake: Tensor, rng: torch.Generator, step: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """What a term perturbs in this step, near real and near fake images."""
+    return (None, None) if term.due(step) is False else term.perturbed(real, fake, rng)
 
 
 def generator_step(
-    players: Players, game: Game, fakes: Fakes, labels: Tensor | None, rng: torch.Generator, step: int
+    players: Players,
+    game: Game,
+    fakes: Fakes,
+    judged_real: Sequence[Judgement],
+    labels: Tensor | None,
+    rng: torch.Generator,
+    step: int,
 ) -> Metrics:
-    """One update of G, by the gradient of its `fakes` in the frozen D and by its own terms."""
+    """One update of G, by the gradient of its `fakes` in the frozen D and by its own terms.
+
+    `judged_real` is what D says of as many real images, a judgement for each part of the batch.
+    """
     generator, optimiser = players.generator, players.optimiser_generator
     optimiser.zero_grad(set_to_none=True)
-    loss, gradient = fooling_gradient(players.discriminator, game, fakes.images, labels, rng)
+    loss, gradient = fooling_gradient(players.discriminator, game, fakes.images, judged_real, labels, rng)
     with span("generator backward"):
         fakes.backward(gradient)
     losses = {"loss_generator": loss}
@@ -263,7 +318,12 @@ def generator_step(
 
 
 def fooling_gradient(
-    discriminator: Discriminator, game: Game, fake: Tensor, labels: Tensor | None, rng: torch.Generator
+    discriminator: Discriminator,
+    game: Game,
+    fake: Tensor,
+    judged_real: Sequence[Judgement],
+    labels: Tensor | None,
+    rng: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """G's adversarial loss on the images `fake` (B, C, H, W), augmented, and its gradient there."""
     fake = fake.detach().requires_grad_()
@@ -277,7 +337,7 @@ def fooling_gradient(
             own_labels = None if labels is None else labels.chunk(parts)[part]
             with span("generator's discriminator forward"):
                 judged = discriminator.judge(seen.chunk(parts)[part].to(game.dtype), own_labels)
-            own = _fooling(game.loss, judged) / parts
+            own = _fooling(game.loss, judged_real[part], judged) / parts
             with span("generator's discriminator backward"):
                 own.backward()
             loss += own.detach()
@@ -316,9 +376,11 @@ def _adversarial(loss: AdversarialLoss, real: Judgement, fake: Judgement) -> Met
     return losses
 
 
-def _fooling(loss: AdversarialLoss, fake: Judgement) -> Tensor:
-    value = loss.generator(fake.logits)
-    return value if fake.pixels is None else value + loss.generator(fake.pixels)
+def _fooling(loss: AdversarialLoss, real: Judgement, fake: Judgement) -> Tensor:
+    value = loss.generator(real.logits, fake.logits)
+    if real.pixels is None or fake.pixels is None:
+        return value
+    return value + loss.generator(real.pixels, fake.pixels)
 
 
 def _update(optimiser: torch.optim.Optimizer, name: str, share: float) -> Tensor:

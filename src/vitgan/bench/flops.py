@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitgan.adversarial import BCR
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 BACKWARD = 2  # products for each forward one: the gradient of either factor

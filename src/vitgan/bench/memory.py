@@ -11,8 +11,8 @@ import torch
 from vitgan.bench.settings import Settings, open_images, with_training
 from vitgan.data import batches
 from vitgan.engine.environment import keep_freed_memory, resident
-from vitgan.engine.gan import GANTask, build_networks
-from vitgan.engine.recipe import Recipe, TrainingOptions
+from vitgan.engine.gan import GANTask, Recipe, build_networks
+from vitgan.engine.recipe import TrainingOptions
 from vitgan.engine.train import threads
 from vitgan.errors import UserError
 

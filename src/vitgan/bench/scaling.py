@@ -20,7 +20,8 @@ from vitgan.bench.memory import memory_of
 from vitgan.bench.settings import open_images
 from vitgan.bench.steps import WARM_UP, Stepper
 from vitgan.data import DataOptions
-from vitgan.engine.recipe import Recipe, TrainingOptions
+from vitgan.engine.gan import Recipe
+from vitgan.engine.recipe import TrainingOptions
 from vitgan.io import replacing
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 

@@ -13,7 +13,8 @@ from vitgan.bench import PARTS
 from vitgan.data import DataOptions, ImageSet
 from vitgan.data.dataset import MemoryImages
 from vitgan.data.sources.arrays import ArraySource
-from vitgan.engine.recipe import Precision, Recipe, activation_dtype
+from vitgan.engine.gan import Recipe
+from vitgan.engine.recipe import Precision, activation_dtype
 
 RANDOM = "random"  # in the place of a source
 RANDOM_COUNT = 4096  # images, or one batch where that is more

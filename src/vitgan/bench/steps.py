@@ -11,8 +11,8 @@ from vitgan.bench.peak import Peak, PeakMeter, Seconds, seconds
 from vitgan.bench.settings import Settings
 from vitgan.data import ImageSet, batches
 from vitgan.engine import compile as graphs
-from vitgan.engine.gan import GANTask
-from vitgan.engine.recipe import Precision, Recipe
+from vitgan.engine.gan import GANTask, Recipe
+from vitgan.engine.recipe import Precision
 from vitgan.spans import Recorder, span
 
 WARM_UP = 2  # steps

@@ -76,7 +76,7 @@ def _parts(given: str | None) -> tuple[str, ...]:
 def _settings(options: argparse.Namespace, parts: tuple[str, ...]) -> "Settings":
     recipe = recipes.get(options.recipe)  # an unknown name is said before torch is imported
     from vitgan.bench.settings import Settings, Sizes, precisions, with_training
-    from vitgan.engine.recipe import Recipe
+    from vitgan.engine.gan import Recipe
     from vitgan.engine.train import choose_device
 
     if not isinstance(recipe, Recipe):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitgan import recipes
+from vitgan import recipes, registry
 
 SUMMARY = "print what bash, zsh or fish needs to complete commands"
 EXAMPLES = """examples:
@@ -16,6 +16,14 @@ EXAMPLES = """examples:
 """
 FILES = ("SOURCE", "PATH", "IMAGE", "JSON", "OUT")  # arguments by their names in the help
 FOLDERS = ("DIR",)
+PARTS: dict[str, registry.Kind] = {
+    "generator": "generator",
+    "discriminator": "discriminator",
+    "loss": "loss",
+    "augment": "augment",
+    "terms": "term",
+    "loggers": "logger",
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +58,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """To `vitgan train`: --PART.FIELD of the default recipe, which the parser itself passes on."""
-    from vitgan.recipes.overrides import flags
+    from vitgan.recipes.settings import flags
 
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
     for flag in flags(recipes.get("digits")):
         commands.choices["train"].add_argument(flag)
+    for action in commands.choices["train"]._actions:
+        if action.dest in PARTS:
+            kind: registry.Kind = PARTS[action.dest]
+            action.choices = registry.names(kind)
 
 
 def _runs() -> dict[str, Any]:

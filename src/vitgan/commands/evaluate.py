@@ -130,7 +130,7 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
-    from vitgan.engine.recipe import Recipe
+    from vitgan.engine.gan import Recipe
     from vitgan.engine.run_folder import read_generator
     from vitgan.metrics.evaluator import shown, survey
 

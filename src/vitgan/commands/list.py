@@ -2,12 +2,13 @@
 
 import argparse
 
-from vitgan import recipes
+from vitgan import recipes, registry
 from vitgan.terminal import add_output, json_of
 
 SUMMARY = "list the recipes, and the rows of the tables"
 EXAMPLES = """examples:
   vitgan list
+  vitgan list --parts
   vitgan list --json
 """
 
@@ -15,10 +16,18 @@ EXAMPLES = """examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     add_output(parser, quiet=False)
+    parser.add_argument(
+        "--parts",
+        action="store_true",
+        help="list the parts that a recipe can be made of: losses, terms, networks, sources and others",
+    )
+    parser.add_argument("--use", action="append", metavar="FILE|MODULE", help="count in parts of your own")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one line a recipe, one a row; returns the exit code."""
+    if options.parts:
+        return _parts(options)
     if options.json:
         summaries = {name: recipes.summary(name) for name in recipes.names()}
         print(json_of({"recipes": summaries, "bases": recipes.BASES, "tables": recipes.ROWS}))
@@ -31,4 +40,18 @@ def run(options: argparse.Namespace) -> int:
         print(f"\nvitgan reproduce {table}")
         for row, text in rows.items():
             print(f"  {row:{width}}  {text}")
+    return 0
+
+
+def _parts(options: argparse.Namespace) -> int:
+    """Print the parts by kind; returns the exit code."""
+    found = {kind: {part.name: part.summary for part in registry.parts(kind)} for kind in registry.KINDS}
+    if options.json:
+        print(json_of(found))
+        return 0
+    width = max(len(name) for names in found.values() for name in names)
+    for kind, names in found.items():
+        print(f"{kind}:")
+        for name, text in names.items():
+            print(f"  {name:{width}}  {text}")
     return 0

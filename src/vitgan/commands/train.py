@@ -4,7 +4,7 @@ import argparse
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitgan import recipes
 from vitgan.errors import UserError
@@ -13,27 +13,44 @@ from vitgan.terminal import add_output, aligned, answer, json_of
 if TYPE_CHECKING:
     from vitgan.engine.recipe import RunRecipe
 
+DEFAULT = "digits"
+PARTS = {
+    "generator": "another generator (`vitgan list --parts` lists all parts)",
+    "discriminator": "another discriminator",
+    "loss": "another adversarial loss",
+    "augment": "another augmentation of what the discriminator sees, or none",
+    "terms": "these regularising terms alone, NAME,NAME, or none",
+    "loggers": "what the log goes to beside log.jsonl, NAME,NAME, or none",
+}
 SUMMARY = "train a recipe, or go on training it"
 EXAMPLES = """examples:
   vitgan train                                   real handwritten digits
   vitgan train cifar10 --data IMAGES.zip --minutes 60
   vitgan train celeba --data FOLDER --out runs/faces --dry-run
   vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/a
-  vitgan train digits --settings                 what --PART.FIELD may be
+  vitgan train digits --discriminator unet --terms cutmix --augment none
+  vitgan train digits --use my_parts.py --loss my-loss --loss.margin 0.5
+  vitgan train digits --settings                 what --PART.FIELD may be, as a file for --config
   torchrun --nproc-per-node 8 -m vitgan train cifar10 --data packed
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument(
-        "recipe", nargs="?", default="digits", metavar="RECIPE", help="see `vitgan list` (digits)"
-    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `vitgan list` (digits)")
     parser.add_argument(
         "--data",
         metavar="SOURCE",
         help="digits, cifar10, a folder or .zip of images, .npy, .npz, a packed folder, wds:TARS, hf:NAME",
     )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings in TOML, as --settings prints them; flags go before",
+    )
+    for name, text in PARTS.items():
+        parser.add_argument(f"--{name}", metavar="NAME", help=text)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (runs/RECIPE)")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes of training in all")
     parser.add_argument("--images", type=int, metavar="N", help="stop after N images seen in all")
@@ -54,14 +71,42 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--settings", action="store_true", help="list every setting --PART.FIELD of the recipe with its value"
     )
     add_output(parser)
+    parser.set_defaults(parser=parser)
     parser.epilog = "Every other setting of the recipe: --PART.FIELD VALUE, as --generator.width 192."
 
 
 def run(options: argparse.Namespace) -> int:
     """Does it; returns the exit code."""
-    recipe = recipes.get(options.recipe)  # an unknown name is said before torch is imported
-    from vitgan.recipes.overrides import override
+    recipe = _recipe(options)
+    if options.explain:
+        options.parser.print_help()
+        print(f"\nThe settings of this recipe, --PART.FIELD VALUE:\n\n{_listing(recipe)}")
+        return 0
+    if options.settings:
+        answer(options, recipe.to_dict(), _listing(recipe))
+        return 0
+    if options.dry_run:
+        return _rehearse(options, recipe)
+    from vitgan import train
 
+    outcome = train(recipe, out=options.out, device=options.device, quiet=options.quiet)
+    if options.json and os.environ.get("RANK", "0") == "0":
+        print(json_of(asdict(outcome)))
+    return 0 if outcome.ended == "complete" else 130
+
+
+def _recipe(options: argparse.Namespace) -> "RunRecipe":
+    """The recipe of that name with the file's settings, then the parts and the settings of the command."""
+    settings: dict[str, Any] = {}
+    if options.config is not None:
+        from vitgan.recipes.settings import read_settings
+
+        settings = read_settings(options.config)
+    # An unknown name is said before torch is imported.
+    recipe = recipes.get(options.recipe or str(settings.get("recipe", DEFAULT)))
+    from vitgan.recipes.settings import override, with_file, with_parts
+
+    recipe = with_parts(with_file(recipe, settings), {name: getattr(options, name) for name in PARTS})
     given = {
         "--data.source": options.data,
         "--training.minutes": options.minutes,
@@ -75,19 +120,13 @@ def run(options: argparse.Namespace) -> int:
     if options.minutes is not None and options.images is None:
         given["--training.images"] = "None"
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    shows = options.settings and not (options.json or options.quiet)
-    recipe = override(recipe, [*flags, *options.overrides], show=shows)
-    if options.settings:
-        answer(options, recipe.to_dict(), "")
-        return 0
-    if options.dry_run:
-        return _rehearse(options, recipe)
-    from vitgan import train
+    return override(recipe, [*flags, *options.overrides])
 
-    outcome = train(recipe, out=options.out, device=options.device, quiet=options.quiet)
-    if options.json and os.environ.get("RANK", "0") == "0":
-        print(json_of(asdict(outcome)))
-    return 0 if outcome.ended == "complete" else 130
+
+def _listing(recipe: "RunRecipe") -> str:
+    from vitgan.recipes.settings import listing
+
+    return listing(recipe)
 
 
 def _rehearse(options: argparse.Namespace, recipe: "RunRecipe") -> int:

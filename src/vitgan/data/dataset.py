@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from vitgan.config import MOST_RESOLUTION, option
 from vitgan.data.order import random_bits, top_bit
 from vitgan.data.reading import Fetched, Form, Skipped, fetch, mirror, quiet_decoding, read_image
 from vitgan.data.retry import Patience, Unreachable
@@ -150,7 +151,7 @@ class DataOptions:
 
     source: str = "digits"
     """digits, cifar10, celeba, lsun-bedroom; a (packed) folder, .zip, .npy or .npz; wds:TARS; hf:NAME."""
-    resolution: int = 32
+    resolution: int = option(32, least=1, most=MOST_RESOLUTION)
     """Side of the square images, pixels."""
     channels: Literal[1, 3] = 3
     """1: grey, 3: RGB."""
@@ -158,9 +159,9 @@ class DataOptions:
     """Train with the classes of the set."""
     flip: bool = False
     """Mirror each image with probability 1/2 as it is drawn."""
-    memory_mib: int = 4096
+    memory_mib: int = option(4096, least=0)
     """A set that fits is decoded once and held in memory."""
-    workers: int = 2
+    workers: int = option(2, least=0)
     """Processes that read ahead for a set that does not fit; never more than there are cores."""
 
     def build(self) -> "ImageSet":

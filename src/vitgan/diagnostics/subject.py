@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.data import ImageSet
-from vitgan.engine.gan import build_networks
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe, build_networks
 from vitgan.engine.run_folder import read_run as read_checkpoint
 from vitgan.errors import UserError
 from vitgan.models import Generator

@@ -5,7 +5,6 @@ written under a temporary name and renamed, so that a checkpoint is there whole 
 generator is a folder of `model.safetensors` and `config.json`.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -22,13 +21,12 @@ from torch import Tensor
 from vitgan.data import ImageSet
 from vitgan.data.dataset import difference
 from vitgan.distributed import collectives
-from vitgan.engine.schema import whole_number, wrong_field
+from vitgan.engine.recipe import RunRecipe, read_recipe
+from vitgan.engine.schema import FORMAT, MOST_FORMAT, whole_number, wrong_field
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
-from vitgan.io import read_json, replacing
+from vitgan.io import BrokenSeal, read_sealed, replacing, sealed, sha256_of
 
-FORMAT = 1
-MOST_FORMAT = 10**6
 TENSORS, DESCRIPTION = "tensors.safetensors", "checkpoint.json"
 
 
@@ -60,11 +58,9 @@ def write_checkpoint(
     try:
         temporary.mkdir()
         _write_tensors(temporary / TENSORS, tensors)
-        checksum = _sha256(temporary / TENSORS)
+        checksum = sha256_of(temporary / TENSORS)
         body = {"format": FORMAT, "images": images_seen, **description, "sha256": checksum}
-        _write_synced(
-            temporary / DESCRIPTION, json.dumps({"checkpoint": body, "sha256": _json_sha256(body)}, indent=1)
-        )
+        _write_synced(temporary / DESCRIPTION, json.dumps(sealed("checkpoint", body), indent=1))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync(final.parent)
@@ -82,7 +78,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if not (folder / TENSORS).is_file():
             raise DamagedCheckpoint(f"{TENSORS} is missing")
-        if _sha256(folder / TENSORS) != body["sha256"]:
+        if sha256_of(folder / TENSORS) != body["sha256"]:
             raise DamagedCheckpoint(f"{TENSORS} does not match its checksum")
         return load_file(folder / TENSORS), body
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
@@ -95,29 +91,49 @@ def load_description(folder: Path) -> dict[str, Any]:
 
     Raises DamagedCheckpoint, or NewerCheckpoint for a newer format.
     """
+    return {"rollbacks": 0, **_read_body(folder, DESCRIPTION, "checkpoint")}
+
+
+def _read_body(folder: Path, file: str, key: str) -> dict[str, Any]:
+    """The description of a checkpoint or an export, its fields checked. Raises as `load_description`."""
     try:
-        whole = read_json(folder / DESCRIPTION)
-        body, checksum = whole["checkpoint"], whole["sha256"]
+        body = read_sealed(folder / file, key)
     except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{DESCRIPTION} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{DESCRIPTION} cannot be read ({_clause(error)})") from error
-    if checksum != _json_sha256(body):
-        raise DamagedCheckpoint(f"{DESCRIPTION} does not match its checksum")
-    _check_format(folder, body)
-    if (field := wrong_field(body)) is not None:
-        raise DamagedCheckpoint(f"{DESCRIPTION} lacks the field {field}, or has a wrong one")
-    return {"rollbacks": 0, **body}
-
-
-def _check_format(folder: Path, body: Any) -> None:
+        raise DamagedCheckpoint(f"{file} is missing") from error
+    except BrokenSeal as error:
+        raise DamagedCheckpoint(f"{file} does not match its checksum") from error
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{file} cannot be read ({_clause(error)})") from error
     if not isinstance(body, dict) or not whole_number(1, MOST_FORMAT)(body.get("format")):
-        raise DamagedCheckpoint(f"{DESCRIPTION} lacks the field format, or has a wrong one")
+        raise DamagedCheckpoint(f"{file} lacks the field format, or has a wrong one")
     if body["format"] > FORMAT:
+        by = f" {version}" if (version := written_by(body)) else ""
         raise NewerCheckpoint(
-            f"{folder} was written by a newer vitgan (format {body['format']}): "
+            f"{folder} was written by a newer vitgan{by} (format {body['format']}; this version knows {FORMAT}): "
             "upgrade with `pip install --upgrade vitgan`."
         )
+    if (field := wrong_field(body)) is not None:
+        raise DamagedCheckpoint(f"{file} lacks the field {field}, or has a wrong one")
+    return body
+
+
+def written_by(body: dict[str, Any]) -> str:
+    """The version of vitgan that wrote a description; empty where it does not say."""
+    environment = body.get("environment")
+    version = environment.get("vitgan") if isinstance(environment, dict) else None
+    return version if isinstance(version, str) else ""
+
+
+def recipe_of(description: dict[str, Any]) -> RunRecipe:
+    """The recipe that a checkpoint or an export was written with, whatever version wrote it.
+
+    Raises UserError, with that version, where it cannot be read.
+    """
+    try:
+        return read_recipe(description["recipe"], description["format"])
+    except UserError as error:
+        by = written_by(description)
+        raise UserError(f"{error} The recipe was written by vitgan {by}." if by else str(error)) from error
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -200,22 +216,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _json_sha256(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
 def _clause(error: Exception) -> str:
     """What `error` says, short, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-EXPORT_FORMAT = 1
 PART = "average"  # of a checkpoint's tensors
 LEFT_OUT = ("blocks", "block_parts")  # of the facts on the images: for going on with a run
 
@@ -231,11 +237,11 @@ def write_exported(folder: Path, tensors: dict[str, Tensor], description: dict[s
     with replacing(folder / WEIGHTS) as temporary:
         save_file(own, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)  # safetensors leaves it to the owner alone; an export is for others
-        checksum = _sha256(temporary)
+        checksum = sha256_of(temporary)
     facts = {name: value for name, value in description["data"].items() if name not in LEFT_OUT}
     kept = {name: value for name, value in description.items() if name not in ("rollbacks", "format")}
-    body = {"format": EXPORT_FORMAT, **kept, "data": facts, "sha256": checksum}
-    whole = {"model_type": "vitgan", "generator": body, "sha256": _json_sha256(body)}
+    body = {"format": FORMAT, **kept, "data": facts, "sha256": checksum}
+    whole = {"model_type": "vitgan", **sealed("generator", body)}
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
 
@@ -247,7 +253,7 @@ def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     body = read_config(folder)
     try:
-        if _sha256(folder / WEIGHTS) != body["sha256"]:
+        if sha256_of(folder / WEIGHTS) != body["sha256"]:
             raise DamagedCheckpoint(f"{WEIGHTS} does not match its checksum")
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
@@ -257,23 +263,7 @@ def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """What `config.json` says, its fields checked. Raises as `read_exported`."""
-    try:
-        whole = read_json(folder / CONFIG)
-        body, checksum = whole["generator"], whole["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{CONFIG} cannot be read") from error
-    if checksum != _json_sha256(body):
-        raise DamagedCheckpoint(f"{CONFIG} does not match its checksum")
-    if not isinstance(body, dict) or not whole_number(1, MOST_FORMAT)(body.get("format")):
-        raise DamagedCheckpoint(f"{CONFIG} lacks the field format, or has a wrong one")
-    if body["format"] > EXPORT_FORMAT:
-        raise UserError(
-            f"{folder} was exported by a newer vitgan (format {body['format']}): "
-            "upgrade with `pip install --upgrade vitgan`."
-        )
-    if (field := wrong_field(body)) is not None:
-        raise DamagedCheckpoint(f"{CONFIG} lacks the field {field}, or has a wrong one")
-    return body
+    return _read_body(folder, CONFIG, "generator")
 
 
 @dataclass(frozen=True, kw_only=True)

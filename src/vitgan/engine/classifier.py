@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vitgan.config import check
+from vitgan.config import check, option
 from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.data.held_out import part, read, split
+from vitgan.engine.checkpoint import recipe_of
 from vitgan.engine.grid import captioned
 from vitgan.engine.optim import AdamOptions
-from vitgan.engine.recipe import TrainingOptions, read_recipe
+from vitgan.engine.recipe import TrainingOptions
 from vitgan.engine.run_folder import read_run
 from vitgan.engine.supervised import OneNetwork, SupervisedRecipe, _refuse_settings_of_a_game, _seeded
 from vitgan.errors import UserError
@@ -32,9 +33,9 @@ ACCURACY_BATCH = 512  # images of one pass
 class HeldOutOptions:
     """The images that a classifier is never trained on, and is measured on."""
 
-    share: float = 0.2
+    share: float = option(0.2, least=0)
     """Of the images of every class."""
-    most: int = 5000
+    most: int = option(5000, least=0)
     """Images, at most."""
 
     def __post_init__(self) -> None:
@@ -164,7 +165,7 @@ class TrainedClassifier(NamedTuple):
 def load_classifier(run: str | Path) -> TrainedClassifier:
     """The classifier of a run folder or a checkpoint. Raises UserError where there is none."""
     tensors, description = read_run(Path(run))
-    recipe = read_recipe(description["recipe"])
+    recipe = recipe_of(description)
     if not isinstance(recipe, ClassifierRecipe):
         raise UserError(f"{run} holds no classifier: train one with `vitgan train vit-classifier-small`.")
     network = load_network(lambda: build_classifier(recipe, description["classes"]), tensors, "network", run)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +17,12 @@ from vitgan.engine.checkpoint import (
     write_checkpoint,
 )
 from vitgan.engine.loggers import forget_after
-from vitgan.errors import UserError
+from vitgan.engine.recipe import EvaluationOptions
 from vitgan.metrics import Evaluation, Evaluator, headline
 from vitgan.metrics.protocol import parse_metrics
 from vitgan.models import Generator
 
 EVALUATIONS, BEST = "evaluations.jsonl", "best"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """What a run measures of itself, how often."""
-
-    every: int | None = None
-    """Images between two evaluations; None for none."""
-    features: str = "inception"
-    """inception, classifier, a file of Inception weights, or an extractor registered in torch-fidelity."""
-    metrics: str = "fid"
-    """Of fid, is, kid, prdc, separated by commas; fid, which picks the best checkpoint, among them."""
-    count: int = 10_000
-    """Generated images of an evaluation."""
-
-    def __post_init__(self) -> None:
-        names = parse_metrics(self.metrics)
-        if self.every is not None and self.every < 1:
-            raise UserError("--evaluation.every must be at least 1.")
-        if self.count < 1:
-            raise UserError("--evaluation.count must be at least 1.")
-        if "fid" not in names:
-            raise UserError("--evaluation.metrics needs fid: the Frechet distance picks the best checkpoint.")
 
 
 class Watch:

@@ -1,7 +1,7 @@
 """The game as a run's task: two players, the average of one, and what is drawn of it."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,18 +9,75 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vitgan.adversarial import Game, Players
-from vitgan.data import Batch, ImageSet
+from vitgan.adversarial import (
+    AdversarialLoss,
+    Augmentation,
+    DiffAugment,
+    Game,
+    GeneratorTerm,
+    Logistic,
+    Players,
+    Term,
+)
+from vitgan.config import MissingPart, part
+from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.distributed import collectives
 from vitgan.distributed.rng import PartGenerator
 from vitgan.engine.compile import GraphedStep, compile_blocks
 from vitgan.engine.grid import grid
-from vitgan.engine.optim import update_average
-from vitgan.engine.recipe import Recipe, activation_dtype
-from vitgan.engine.task import NamedState
+from vitgan.engine.optim import AdamOptions, EMAOptions, update_average
+from vitgan.engine.recipe import EvaluationOptions, RunRecipe, TrainingOptions, activation_dtype
+from vitgan.engine.task import NamedState, Task
 from vitgan.errors import UserError
 from vitgan.models import Discriminator, Generator, to_uint8
+from vitgan.models.base import DiscriminatorOptions, GeneratorOptions
 from vitgan.spans import span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RunRecipe):
+    """A GAN's run. `dataclasses.replace` makes an ablation of it."""
+
+    name: str
+    data: DataOptions
+    generator: GeneratorOptions = part("generator")
+    discriminator: DiscriminatorOptions = part("discriminator")
+    loss: AdversarialLoss = part("loss", factory=Logistic)
+    augment: Augmentation = part("augment", factory=DiffAugment)
+    terms: tuple[Term, ...] = part("term", ())
+    """Addends of the discriminator's loss."""
+    generator_terms: tuple[GeneratorTerm, ...] = part("term", ())
+    """Addends of the generator's loss."""
+    optimiser_generator: AdamOptions = field(default_factory=AdamOptions)
+    optimiser_discriminator: AdamOptions = field(default_factory=AdamOptions)
+    ema: EMAOptions = field(default_factory=EMAOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    @property
+    def image_by_image(self) -> bool:
+        """Whether nothing in a step mixes images of a batch, as a batch norm or a contrastive loss does."""
+        parts = (self.generator, self.discriminator, *(term for term in self.terms if term.active))
+        mixing = any(not getattr(part, "image_by_image", False) for part in parts)
+        return not mixing and not any(term.active for term in self.generator_terms)
+
+    def parts(self, device: torch.device, ranks: int) -> int:
+        """How many parts one of `ranks` processes computes its share of a batch in."""
+        options = self.training
+        if options.accumulate is not None:
+            return -(-options.accumulate // ranks)
+        exact = device.type == "cpu" and activation_dtype(options.precision, device) == torch.float32
+        halves = exact and ranks == 1 and self.image_by_image and options.batch % 2 == 0
+        return 2 if halves else 1
+
+    def __post_init__(self) -> None:
+        for term in (*self.terms, *self.generator_terms):
+            if not isinstance(term, MissingPart):
+                term.check(self.augment)
+
+    def begin(self, images: ImageSet, device: torch.device) -> tuple[Task, ImageSet]:
+        """The game at image 0, and the images that its batches are drawn from: all of them."""
+        return GANTask(self, images, device), images
 
 
 @dataclass
@@ -115,6 +172,7 @@ class GANTask:
             terms=tuple(term for term in recipe.terms if term.active),
             generator_terms=tuple(term for term in recipe.generator_terms if term.active),
             generator_every=options.generator_every,
+            judge_real_again=options.judge_real_again,
             shared_fakes=options.shared_fakes,
             accumulate=recipe.parts(device, collectives.world_size()),
             make_again=options.accumulate is not None and options.accumulate > collectives.world_size(),

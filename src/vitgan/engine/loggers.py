@@ -1,6 +1,6 @@
-"""The run's log: one JSON object a line in `log.jsonl`, and the same numbers as TensorBoard events.
+"""The run's log: one JSON object a line in `log.jsonl`, and the same numbers wherever loggers send them.
 
-Images seen is the clock of both. A run that continues from a checkpoint first forgets whatever was logged
+Images seen is the clock of all. A run that continues from a checkpoint first forgets whatever was logged
 after that checkpoint, so that no stretch of the curves is there twice.
 """
 
@@ -10,31 +10,81 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vitgan.io import replacing
+from vitgan.registry import register
 
 GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learning_rate", "evaluation")
 
 
+class LogWriter(Protocol):
+    """Where the numbers of one run go while it trains, and its pictures."""
+
+    def scalars(self, images: int, values: Mapping[str, float]) -> None:
+        """Takes what was measured after `images` images, by name; a value may be NaN or infinite."""
+        ...
+
+    def sample(self, images: int, path: Path) -> None:
+        """Takes the PNG at `path`, which was drawn after `images` images."""
+        ...
+
+    def close(self) -> None:
+        """Called once, when the run ends or is stopped."""
+        ...
+
+
+class Logger(Protocol):
+    """A part that sends a run's log somewhere: a frozen, keyword-only dataclass of its options, registered.
+
+    Of several processes the first alone starts it.
+    """
+
+    def start(self, folder: Path, *, images_seen: int, recipe: dict[str, Any]) -> LogWriter:
+        """Begin, or go on after `images_seen` images, the log of the run in `folder`.
+
+        What an earlier process of the run sent about more than `images_seen` images did not happen. `recipe` is
+        all settings, as `Recipe.to_dict` gives them.
+        """
+        ...
+
+
+@register(name="tensorboard")
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard:
+    """Events for TensorBoard in the run's folder, `RUN/tensorboard`."""
+
+    def start(self, folder: Path, *, images_seen: int, recipe: dict[str, Any]) -> "_EventFile":  # noqa: ARG002
+        return _EventFile(folder / "tensorboard", first_step=images_seen + 1)
+
+
 class RunLog:
-    """Appends to `folder/log.jsonl` and to `folder/tensorboard/`, from `images_seen` on.
+    """Appends to `folder/log.jsonl`, from `images_seen` on, and passes everything to the loggers' writers.
 
     Lines about more than `images_seen` images, and a torn last line, are dropped on opening.
     Every method raises OSError when the disk is full; a line that did not fit leaves nothing behind.
     """
 
-    def __init__(self, folder: Path, images_seen: int):
+    def __init__(
+        self,
+        folder: Path,
+        images_seen: int,
+        loggers: Sequence[Logger] = (TensorBoard(),),
+        recipe: dict[str, Any] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
         forget_after(path, images_seen)
-        # Unbuffered, both: a buffer that could not be written would be tried again on closing.
+        # Unbuffered: a buffer that could not be written would be tried again on closing.
         with contextlib.ExitStack() as opened:
             self._lines = _Whole(opened.enter_context(path.open("ab", buffering=0)))
-            self._events = _EventFile(folder / "tensorboard", first_step=images_seen + 1)
-            opened.callback(self._events.close)
+            self._writers: list[LogWriter] = []
+            for logger in loggers:
+                self._writers.append(logger.start(folder, images_seen=images_seen, recipe=recipe or {}))
+                opened.callback(self._writers[-1].close)
             self._opened = opened.pop_all()
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
@@ -42,26 +92,19 @@ class RunLog:
 
         JSON knows neither NaN nor infinity: both become null in the line.
         """
-        from torch.utils.tensorboard.summary import scalar
-
         assert "seconds" in values, "every line of the log has its time"
         record = {"images": images, **{key: _finite_or_none(value) for key, value in values.items()}}
         self._lines.write(f"{json.dumps(record, allow_nan=False)}\n".encode())
-        for key, value in values.items():
-            self._events.add(images, scalar("/".join(filter(None, split_key(key))), value))
+        for writer in self._writers:
+            writer.scalars(images, values)
 
     def sample(self, images: int, png_path: Path) -> None:
-        """Shows the picture at `png_path` in TensorBoard, as what is drawn after `images` images."""
-        import numpy as np
-        from PIL import Image
-        from torch.utils.tensorboard.summary import image
-
-        with Image.open(png_path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
-        self._events.add(images, image("samples", pixels, dataformats="HWC"))
+        """Passes on the picture at `png_path`, which was drawn after `images` images."""
+        for writer in self._writers:
+            writer.sample(images, png_path)
 
     def close(self) -> None:
-        """Closes both files; everything is written already."""
+        """Closes the file and the writers; everything is written already."""
         self._opened.close()
 
 
@@ -109,7 +152,22 @@ class _EventFile:
         self._write(file_version="brain.Event:2")
         self._write(session_log=start, step=first_step)  # hides what earlier files hold from this step on
 
-    def add(self, step: int, summary: Any) -> None:
+    def scalars(self, images: int, values: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard.summary import scalar
+
+        for key, value in values.items():
+            self._add(images, scalar("/".join(filter(None, split_key(key))), value))
+
+    def sample(self, images: int, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+        from torch.utils.tensorboard.summary import image
+
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
+        self._add(images, image("samples", pixels, dataformats="HWC"))
+
+    def _add(self, step: int, summary: Any) -> None:
         self._write(summary=summary, step=step)
 
     def close(self) -> None:

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vitgan.config import option
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamOptions:
     """Adam (arXiv 1412.6980) with the paper's values."""
 
-    learning_rate: float = 0.002
-    beta1: float = 0.0
-    beta2: float = 0.99
-    epsilon: float = 1e-8
-    warm_up: int = 0
+    learning_rate: float = option(0.002, least=0)
+    beta1: float = option(0.0, least=0, below=1)
+    beta2: float = option(0.99, least=0, below=1)
+    epsilon: float = option(1e-8, least=0)
+    warm_up: int = option(0, least=0)
     """Images over which the learning rate rises linearly from 0."""
-    decay_from: int | None = None
+    decay_from: int | None = option(None, least=0)
     """Images from which the learning rate falls; None keeps it constant."""
-    decay_half_life: int = 100_000
+    decay_half_life: int = option(100_000, least=1)
     """Images in which a falling learning rate halves."""
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
@@ -54,9 +56,9 @@ class AdamOptions:
 class EMAOptions:
     """Half-life of the average, in images."""
 
-    half_life: int = 20_000
+    half_life: int = option(20_000, least=0)
     """Images after which a weight's share has halved."""
-    ramp_up: float | None = 0.05
+    ramp_up: float | None = option(0.05, least=0)
     """At n images the half-life is at most this times n (arXiv 2006.06676); None for no ramp."""
 
     def decay(self, batch: int, images_seen: int) -> float:

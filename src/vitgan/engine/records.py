@@ -144,7 +144,7 @@ class Records:
         quiet: bool,
     ) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
-        self.log = RunLog(folder, images_seen)
+        self.log = RunLog(folder, images_seen, recipe.loggers, recipe.to_dict())
         options = recipe.training
         self.progress = Progress(
             images_seen=images_seen,

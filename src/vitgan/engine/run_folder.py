@@ -24,11 +24,13 @@ from vitgan.engine.checkpoint import (
     load_newest,
     numbered,
     read_exported,
+    recipe_of,
 )
 from vitgan.engine.evaluation import best_evaluation
-from vitgan.engine.recipe import Recipe, RunRecipe, read_recipe
+from vitgan.engine.gan import Recipe
+from vitgan.engine.recipe import RunRecipe, read_recipe
 from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
-from vitgan.engine.schema import whole_number
+from vitgan.engine.schema import FORMAT, whole_number
 from vitgan.errors import UserError, did_you_mean
 from vitgan.io import read_json, replacing
 from vitgan.metrics.protocol import headline
@@ -64,7 +66,7 @@ def claimed(folder: Path, recipe: RunRecipe) -> Iterator[None]:
         _lock(lock, folder)
         _sweep(folder)
         with replacing(folder / RECIPE) as temporary:
-            temporary.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({"format": FORMAT, **recipe.to_dict()}, indent=1) + "\n", "utf-8")
         yield
 
 
@@ -91,11 +93,22 @@ def unwritable(folder: Path, error: OSError) -> UserError:
 def _known_recipe(folder: Path) -> RunRecipe | None:
     """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
     with suppress(OSError, ValueError):
-        return read_recipe(read_json(folder / RECIPE))
+        return _read_recipe_file(folder / RECIPE)
     for checkpoint in reversed(checkpoints(folder)):
         with suppress(DamagedCheckpoint, NewerCheckpoint):
-            return read_recipe(load_description(checkpoint)["recipe"])
+            return recipe_of(load_description(checkpoint))
     return None
+
+
+def _read_recipe_file(path: Path) -> RunRecipe:
+    """The recipe that `claimed` wrote. Raises OSError, or ValueError where it is none."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+    written = value.pop("format", 1)
+    if not whole_number(1, FORMAT)(written):
+        raise ValueError("it is of no format that this version knows")
+    return read_recipe(value, written)
 
 
 def _sweep(folder: Path) -> None:
@@ -130,7 +143,7 @@ def load_generator(run: str | Path) -> Generator:
 def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
     """`load_generator`'s, and the description of the checkpoint that it comes from."""
     tensors, description = read_run(Path(run))
-    recipe = read_recipe(description["recipe"])
+    recipe = recipe_of(description)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{run} holds {recipe.draws_nothing}")
     generator = load_network(

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+FORMAT, MOST_FORMAT = 2, 10**6
+"""Of everything that a run writes. 2: parts name their module; fields may be missing; loggers are parts."""
 MOST_IMAGES, MOST_CLASSES = 2**62, 2**31
 Test = Callable[[Any], bool]
 

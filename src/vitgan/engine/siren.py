@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vitgan.config import option
 from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.data.held_out import InMemory, part, read
+from vitgan.engine.checkpoint import recipe_of
 from vitgan.engine.grid import grid
 from vitgan.engine.optim import AdamOptions
-from vitgan.engine.recipe import TrainingOptions, read_recipe
+from vitgan.engine.recipe import TrainingOptions
 from vitgan.engine.run_folder import read_run
 from vitgan.engine.supervised import OneNetwork, SupervisedRecipe, _refuse_settings_of_a_game, _seeded
 from vitgan.errors import UserError
@@ -29,7 +31,7 @@ from vitgan.models.siren import Siren, SirenOptions, image_coordinates
 class TargetOptions:
     """What is fitted."""
 
-    image: int = 0
+    image: int = option(0, least=0)
     """Number of the image in its source, from 0."""
 
 
@@ -113,7 +115,7 @@ def psnr(error: Tensor) -> Tensor:
 def load_siren(run: str | Path) -> Siren:
     """The fit of a run folder or a checkpoint, on the CPU. Raises UserError where there is none."""
     tensors, description = read_run(Path(run))
-    recipe = read_recipe(description["recipe"])
+    recipe = recipe_of(description)
     if not isinstance(recipe, SirenRecipe):
         raise UserError(f"{run} holds no image fit: train one with `vitgan train siren-small`.")
     return load_network(lambda: recipe.network.build(channels=recipe.data.channels), tensors, "network", run)

@@ -10,9 +10,10 @@ import torch
 from vitgan.distributed import collectives
 from vitgan.distributed.launch import joined, launched, local_device, one_voice
 from vitgan.engine.environment import keep_freed_memory
+from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
 from vitgan.engine.optim import AdamOptions
-from vitgan.engine.recipe import Recipe, RunRecipe
+from vitgan.engine.recipe import RunRecipe
 from vitgan.engine.records import Diverged
 from vitgan.engine.run_folder import check, claimed, unwritable
 from vitgan.errors import UserError

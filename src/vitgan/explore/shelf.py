@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe
 from vitgan.engine.run_folder import is_run, load_generator, read_run
 from vitgan.errors import UserError
 from vitgan.latent import Direction, factorised, principal_components

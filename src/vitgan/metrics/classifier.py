@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check, to_dict
+from vitgan.config import MOST_SIZE, check, option, to_dict
 from vitgan.errors import UserError
 from vitgan.metrics.cache import Cache, key_of
 from vitgan.models.base import misfit
@@ -28,29 +28,29 @@ LEAST, MOST = 8, 64  # pixels a side
 class ClassifierOptions:
     """Network and training; every value is [choice]."""
 
-    width: int = 48
+    width: int = option(48, least=1, most=MOST_SIZE)
     """Channels of the first convolution; doubled once, then `features`."""
-    features: int = 128
+    features: int = option(128, least=1, most=MOST_SIZE)
     """Size F of the features."""
-    batch: int = 128
+    batch: int = option(128, least=1)
     """Images of an update."""
-    epochs: int = 20
+    epochs: int = option(20, least=1)
     """Passes over the images that are not held out."""
-    images: int = 300_000
+    images: int = option(300_000, least=0)
     """Images seen, at most: a large set gets fewer passes, but one."""
-    updates: int = 200
+    updates: int = option(200, least=1)
     """Updates, at least: a small set gets more passes."""
-    learning_rate: float = 0.003
+    learning_rate: float = option(0.003, least=0)
     """Of AdamW at its highest, after a fifth of the steps; it starts and ends at 0."""
-    weight_decay: float = 0.05
+    weight_decay: float = option(0.05, least=0)
     """Of AdamW."""
-    shift: float = 0.125
+    shift: float = option(0.125, least=0, most=1)
     """Each image is moved by up to this share of its side; never mirrored, a digit is no mirror image."""
-    held_out: float = 0.2
+    held_out: float = option(0.2, least=0)
     """Share of the images that is never trained on, the same of every class."""
-    held_out_most: int = 5000
+    held_out_most: int = option(5000, least=0)
     """Images held out, at most."""
-    seed: int = 0
+    seed: int = option(0, least=0)
     """Of the weights, the part held out and the training; not that of the evaluation."""
 
     def build(self, *, resolution: int, channels: int, classes: int) -> "Classifier":

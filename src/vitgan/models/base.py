@@ -5,10 +5,10 @@ Shapes: N images, B batch, C channels, R resolution, Z latent size, E size of a 
 
 import abc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -134,11 +134,18 @@ class Judgement:
     projections: Tensor | None = None
     """(B, E), fp32: the contrastive discriminator's."""
 
-    def split(self, parts: int) -> Iterator["Judgement"]:
-        """The judgements of `parts` equal parts of the batch, in order."""
+    def split(self, sizes: Sequence[int]) -> Iterator["Judgement"]:
+        """The judgements of parts of the batch of these sizes, in order."""
+        parts = {name: value.split(list(sizes)) for name, value in self._columns().items()}
+        return (Judgement(**{name: part[i] for name, part in parts.items()}) for i in range(len(sizes)))
+
+    def detached(self) -> "Judgement":
+        """The same without a gradient."""
+        return Judgement(**{name: value.detach() for name, value in self._columns().items()})
+
+    def _columns(self) -> dict[str, Tensor]:
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        chunks = {name: value.chunk(parts) for name, value in columns.items() if value is not None}
-        return (Judgement(**{name: chunk[i] for name, chunk in chunks.items()}) for i in range(parts))
+        return {name: value for name, value in columns.items() if value is not None}
 
 
 class Discriminator(nn.Module, abc.ABC):
@@ -244,3 +251,19 @@ class _AtMost(TorchFunctionMode):
             if self.left < 0:
                 raise _TooLarge
         return func(*args, **(kwargs or {}))
+
+
+class GeneratorOptions(Protocol):
+    """Options that make a generator: a frozen, keyword-only dataclass, registered."""
+
+    def build(self, *, resolution: int, channels: int, classes: int = 0) -> Generator:
+        """The network for images (C, R, R), conditioned on a label where `classes` > 0."""
+        ...
+
+
+class DiscriminatorOptions(Protocol):
+    """Options that make a discriminator: a frozen, keyword-only dataclass, registered."""
+
+    def build(self, *, resolution: int, channels: int, classes: int = 0) -> Discriminator:
+        """The network for images (C, R, R), conditioned on a label where `classes` > 0."""
+        ...

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Generator
 from vitgan.nn import Convolution, Linear, SpectralNorm
 from vitgan.nn.attention import PixelAttention
 from vitgan.nn.linear import at_least_fp32
 from vitgan.nn.norm import BatchNorm, ConditionalBatchNorm, LabelTable
+from vitgan.registry import register
 
 START = 4  # side of the generator's first feature map
 FULL_WIDTH = 32  # largest side that has all D channels
@@ -29,19 +30,20 @@ FULL_WIDTH = 32  # largest side that has all D channels
 Start = Literal["normal", "orthogonal"]
 
 
+@register(kind="generator", name="biggan")
 @dataclass(frozen=True, kw_only=True)
 class BigGANGeneratorOptions:
     """Options of the generator; the defaults are the variant's."""
 
-    width: int = 256
+    width: int = option(256, least=1, most=MOST_SIZE)
     """Channels D of a feature map of 32 pixels a side or less; they halve with each doubling beyond."""
-    latent_dim: int = 128
+    latent_dim: int = option(128, least=1, most=MOST_SIZE)
     """Size Z of z."""
-    shared_embedding: int = 0
+    shared_embedding: int = option(0, least=0, most=MOST_SIZE)
     """Size of one label embedding that every norm projects; 0 gives every norm a label table of its own."""
     hierarchical: bool = False
     """Split z: one part makes the first feature map, another modulates the norms of each block."""
-    attention: int = 0
+    attention: int = option(0, least=0)
     """Side of the feature map that gets self-attention; 0 is none."""
     start: Start = "normal"
     """Weights at the start: N(0, 0.02^2) (the variant), or orthogonal (arXiv 1809.11096)."""
@@ -55,15 +57,16 @@ class BigGANGeneratorOptions:
         return BigGANGenerator(self, resolution=resolution, channels=channels, classes=classes)
 
 
+@register(kind="discriminator", name="biggan")
 @dataclass(frozen=True, kw_only=True)
 class BigGANDiscriminatorOptions:
     """Options of the discriminator; the defaults are the CIFAR-10 variant's."""
 
-    width: int = 256
+    width: int = option(256, least=1, most=MOST_SIZE)
     """Channels D of a block on 32 pixels a side or less; they halve with each doubling beyond."""
-    grid: int = 8
+    grid: int = option(8, least=1)
     """Side at which the halving of feature maps ends; two more blocks follow."""
-    attention: int = 0
+    attention: int = option(0, least=0)
     """Side of the feature map that gets self-attention; 0 is none."""
     start: Start = "normal"
     """Weights at the start: N(0, 0.02^2) (the variant), or orthogonal (arXiv 1809.11096)."""

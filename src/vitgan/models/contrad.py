@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
 from vitgan.models.vit import VisionTransformer, VisionTransformerOptions
 from vitgan.nn import Convolution, Linear, SpectralNorm
+from vitgan.registry import register
 
 SLOPE = 0.1  # of the heads' leaky ReLU [authors of ContraD]
 
@@ -25,11 +26,11 @@ SLOPE = 0.1  # of the heads' leaky ReLU [authors of ContraD]
 class ResidualOptions:
     """Options of the convolutional encoder; the defaults are those of the paper's SNResNet-18."""
 
-    width: int = 64
+    width: int = option(64, least=1, most=MOST_SIZE)
     """Channels of the first stage; each of the later stages doubles them."""
-    blocks: int = 2
+    blocks: int = option(2, least=1, most=MOST_LAYERS)
     """Residual blocks of a stage."""
-    stages: int = 4
+    stages: int = option(4, least=1, most=MOST_LAYERS)
     """Most stages; images below 32 pixels have fewer, as the last stage is no smaller than 4 x 4."""
     spectral_norm: Literal["improved", "plain", "none"] = "plain"
     """Normalisation of every weight matrix of the encoder."""
@@ -37,6 +38,7 @@ class ResidualOptions:
     """Equalised learning rate."""
 
 
+@register(kind="discriminator", name="contrad")
 @dataclass(frozen=True, kw_only=True)
 class ContraDDiscriminatorOptions:
     """Options of the contrastive discriminator.
@@ -47,9 +49,9 @@ class ContraDDiscriminatorOptions:
 
     backbone: VisionTransformerOptions | ResidualOptions = field(default_factory=VisionTransformerOptions)
     """The encoder; of a Vision Transformer the `head` is left out."""
-    hidden: int = 512
+    hidden: int = option(512, least=1, most=MOST_SIZE)
     """Hidden size H of each of the three heads."""
-    projection: int = 128
+    projection: int = option(128, least=1, most=MOST_SIZE)
     """Size E of the projection of real images, and of that of fake ones."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "ContraDDiscriminator":

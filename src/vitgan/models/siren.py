@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, factor, option
 from vitgan.errors import UserError
 from vitgan.nn.linear import Linear, at_least_fp32
 
@@ -19,11 +19,11 @@ from vitgan.nn.linear import Linear, at_least_fp32
 class SirenOptions:
     """Options of the network; the defaults are the paper's for an image."""
 
-    depth: int = 5
+    depth: int = option(5, least=1, most=MOST_LAYERS)
     """Linear layers; all but the last are followed by a sine."""
-    width: int = 256
+    width: int = option(256, least=1, most=MOST_SIZE)
     """Size D of a hidden layer."""
-    omega_0: float = 30.0
+    omega_0: float = factor(30.0)
     """Factor of every sine's argument."""
 
     def build(self, *, channels: int) -> "Siren":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, factor, option
 from vitgan.distributed.rng import integers, normal, uniform
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Generator
@@ -19,8 +19,10 @@ from vitgan.models.vitgan import MappingNetwork, ViTGANGeneratorOptions
 from vitgan.nn import Convolution, Linear, ModulatedConvolution
 from vitgan.nn.convolution import Blur, Upsample
 from vitgan.nn.linear import at_least_fp32
+from vitgan.registry import register
 
 
+@register(kind="generator", name="stylegan2")
 @dataclass(frozen=True, kw_only=True)
 class StyleGAN2GeneratorOptions:
     """Options of the generator; the defaults are those of arXiv 2006.10738 for CIFAR-10.
@@ -28,19 +30,19 @@ class StyleGAN2GeneratorOptions:
     The deck's StyleGAN2 row (11.1 / 9.18) is that paper's baseline.
     """
 
-    channel_base: int = 4096
+    channel_base: int = option(4096, least=1)
     """A layer of resolution r has channel_base / r channels, at most `channel_max`."""
-    channel_max: int = 512
+    channel_max: int = option(512, least=1)
     """Most channels of a layer."""
-    latent_dim: int = 512
+    latent_dim: int = option(512, least=1, most=MOST_SIZE)
     """Size of z."""
-    width: int = 512
+    width: int = option(512, least=1, most=MOST_SIZE)
     """Size of w."""
-    mapping_depth: int = 8
+    mapping_depth: int = option(8, least=1, most=MOST_LAYERS)
     """Layers of the mapping network z -> w."""
-    mapping_learning_rate: float = 0.01
+    mapping_learning_rate: float = factor(0.01)
     """Learning rate of the mapping network, times that of the rest."""
-    mixing: float = 0.9
+    mixing: float = option(0.9, least=0, most=1)
     """Probability that a training image has the styles of two latents (arXiv 1812.04948)."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "StyleGAN2Generator":
@@ -53,17 +55,18 @@ class StyleGAN2GeneratorOptions:
         return StyleGAN2Generator(self, resolution=resolution, channels=channels, classes=classes)
 
 
+@register(kind="discriminator", name="stylegan2")
 @dataclass(frozen=True, kw_only=True)
 class StyleGAN2DiscriminatorOptions:
     """Options of the discriminator; the defaults are those of arXiv 2006.10738 for CIFAR-10."""
 
-    channel_base: int = 4096
+    channel_base: int = option(4096, least=1)
     """A block of resolution r has channel_base / r channels, at most `channel_max`."""
-    channel_max: int = 512
+    channel_max: int = option(512, least=1)
     """Most channels of a block."""
     residual: bool = True
     """Skip connections around the blocks; arXiv 2006.06676 leaves them out on CIFAR-10."""
-    group: int = 4
+    group: int = option(4, least=1)
     """Consecutive images whose standard deviation each of them is told; must divide the batch."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "StyleGAN2Discriminator":

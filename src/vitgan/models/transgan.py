@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Generator
 from vitgan.nn import Block, LayerNorm, Linear, MultilayerPerceptron, SelfAttention, patchify
 from vitgan.nn.attention import GridAttention
+from vitgan.registry import register
 
 Norm = Literal["pixel", "layer"]
 Part = Literal["generator", "discriminator"]
@@ -31,32 +32,33 @@ LEAST = {"heads": 1, "perceptron_ratio": 1, "window": 1, "patch": 1, "latent_dim
 class TransGANOptions:
     """What both networks choose."""
 
-    heads: int = 4
+    heads: int = option(4, least=1, most=MOST_SIZE)
     """Attention heads; must divide the width of every stage."""
-    perceptron_ratio: int = 4
+    perceptron_ratio: int = option(4, least=1, most=MOST_SIZE)
     """Hidden size of a block's MLP, in widths of its stage."""
     norm: Norm = "pixel"
     """Norm of the blocks: a token over its root mean square, or layer norm."""
-    full_attention: int = 32
+    full_attention: int = option(32, least=0)
     """Largest side of a grid whose tokens attend to all; in a larger one they do within windows (paper)."""
-    window: int = 16
+    window: int = option(16, least=1, most=MOST_SIZE)
     """Side of these windows, tokens (paper: 16)."""
     equalised: bool = False
     """Equalised learning rate."""
 
 
+@register(kind="generator", name="transgan")
 @dataclass(frozen=True, kw_only=True)
 class TransGANGeneratorOptions(TransGANOptions):
     """Options of the generator; the defaults are TransGAN-XL's for CIFAR-10."""
 
-    depths: tuple[int, ...] = (5, 4, 2)
+    depths: tuple[int, ...] = option((5, 4, 2), least=0, most=MOST_LAYERS)
     """Blocks of each stage. Every stage after the first doubles the side: three make 32 x 32 of 8 x 8."""
-    width: int = 1024
+    width: int = option(1024, least=1, most=MOST_SIZE)
     """Size of a token in the first stage."""
-    bicubic: int = 0
+    bicubic: int = option(0, least=0)
     """The first so many doublings are bicubic and keep the width, 2 at 256 x 256 [authors]; a pixel shuffle
     quarters it."""
-    latent_dim: int = 256
+    latent_dim: int = option(256, least=1, most=MOST_SIZE)
     """Size of z."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "TransGANGenerator":
@@ -81,17 +83,18 @@ class TransGANGeneratorOptions(TransGANOptions):
         return [self.width // 4**count for count in shuffles]
 
 
+@register(kind="discriminator", name="transgan")
 @dataclass(frozen=True, kw_only=True)
 class TransGANDiscriminatorOptions(TransGANOptions):
     """Options of the discriminator; the defaults are those for CIFAR-10 [authors]."""
 
     norm: Norm = "layer"
     """Norm of the blocks: a token over its root mean square, or layer norm."""
-    patch: int = 2
+    patch: int = option(2, least=1, most=MOST_SIZE)
     """Side P of a patch of the first stage, pixels; 2 P in the second, 4 P in the third."""
-    depths: tuple[int, ...] = (3, 3)
+    depths: tuple[int, ...] = option((3, 3), least=0, most=MOST_LAYERS)
     """Blocks of each stage; one more, with the class token, follows them."""
-    width: int = 384
+    width: int = option(384, least=1, most=MOST_SIZE)
     """Size of a token in the last stage; half of it in the one before, and so on."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "TransGANDiscriminator":

@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
 from vitgan.nn import Convolution, Linear, SpectralNorm
+from vitgan.registry import register
 
 
+@register(kind="discriminator", name="unet")
 @dataclass(frozen=True, kw_only=True)
 class UNetDiscriminatorOptions:
     """Options of the U-Net discriminator.
@@ -27,11 +29,11 @@ class UNetDiscriminatorOptions:
     The paper has no CIFAR-10 row; its networks for 128 and 256 pixels are what these options give there.
     """
 
-    width: int = 64
+    width: int = option(64, least=1, most=MOST_SIZE)
     """Channels of the first level; each of the later levels doubles them, as far as `widest`."""
-    widest: int = 8
+    widest: int = option(8, least=1, most=MOST_SIZE)
     """Most channels, in `width`; the bottleneck of five levels or more has twice as many."""
-    levels: int | None = None
+    levels: int | None = option(None, least=0, most=MOST_LAYERS)
     """Halvings of the image; None leaves a bottleneck of 4 x 4, and makes two of 8 pixels."""
     spectral_norm: Literal["improved", "plain", "none"] = "plain"
     """Normalisation of every weight matrix."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, factor, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator
 from vitgan.nn import (
@@ -27,6 +27,7 @@ from vitgan.nn import (
     patchify,
     recomputed,
 )
+from vitgan.registry import register
 
 Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]
 ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {
@@ -36,21 +37,22 @@ ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {
 }
 
 
+@register(kind="discriminator", name="vit")
 @dataclass(frozen=True, kw_only=True)
 class VisionTransformerOptions:
     """Options of the discriminator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
 
-    patch: int = 4
+    patch: int = option(4, least=1, most=MOST_SIZE)
     """Side P of a patch, pixels."""
-    overlap: int | None = None
+    overlap: int | None = option(None, least=0, most=MOST_SIZE)
     """Pixels o by which a patch is extended on every side; None is P / 2."""
-    depth: int = 4
+    depth: int = option(4, least=1, most=MOST_LAYERS)
     """Transformer blocks."""
-    width: int = 384
+    width: int = option(384, least=1, most=MOST_SIZE)
     """Size D of a token."""
-    heads: int = 6
+    heads: int = option(6, least=1, most=MOST_SIZE)
     """Attention heads; must divide the width."""
-    perceptron_width: int = 1536
+    perceptron_width: int = option(1536, least=1, most=MOST_SIZE)
     """Hidden size of a block's MLP."""
     attention: Attention = "l2"
     """L2 distance, dot product, or the sign that the deck prints (erratum 1)."""
@@ -58,10 +60,12 @@ class VisionTransformerOptions:
     """Normalisation of every weight matrix."""
     head: Literal["tanh", "linear"] = "tanh"
     """Head on the class token: one hidden tanh layer, or linear."""
-    gain: float = 1.0
+    gain: float = factor(1.0)
     """Standard deviation of W at the start, times sqrt(in features)."""
     equalised: bool = True
     """Equalised learning rate."""
+
+    image_by_image = True
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "VisionTransformer":
         """The network; with `classes` > 0 its logit depends on a label (projection, arXiv 1802.05637).

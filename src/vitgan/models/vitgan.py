@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.config import check
+from vitgan.config import MOST_LAYERS, MOST_SIZE, check, factor, option
 from vitgan.errors import UserError
 from vitgan.models.base import Generator
 from vitgan.models.vit import check_transformer
@@ -30,46 +30,50 @@ from vitgan.nn import (
     recomputed,
 )
 from vitgan.nn.implicit import Combine
+from vitgan.registry import register
 
 
+@register(kind="generator", name="vitgan")
 @dataclass(frozen=True, kw_only=True)
 class ViTGANGeneratorOptions:
     """Options of the generator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
 
-    patch: int = 4
+    patch: int = option(4, least=1, most=MOST_SIZE)
     """Side P of a patch, pixels."""
-    depth: int = 4
+    depth: int = option(4, least=1, most=MOST_LAYERS)
     """Transformer blocks."""
-    width: int = 384
+    width: int = option(384, least=1, most=MOST_SIZE)
     """Size D of a token and of w."""
-    heads: int = 6
+    heads: int = option(6, least=1, most=MOST_SIZE)
     """Attention heads; must divide the width."""
-    perceptron_width: int = 1536
+    perceptron_width: int = option(1536, least=1, most=MOST_SIZE)
     """Hidden size of a block's MLP."""
     entry: Literal["A", "B", "C"] = "C"
     """How w enters: added to every position (A), as one more token (B), by SLN (C)."""
-    modulation_gain: float = 1.0
+    modulation_gain: float = factor(1.0)
     """Standard deviation at the start of SLN's gamma and beta, for w of unit variance."""
     output: Literal["implicit", "linear", "conv"] = "implicit"
     """From token to patch: sine network of the pixel coordinates, linear map, or convolutions."""
-    implicit_width: int | None = None
+    implicit_width: int | None = option(None, least=1, most=MOST_SIZE)
     """Hidden size of the implicit output's network; None is D."""
     implicit_combine: Combine = "modulation"
     """How the token enters the implicit output."""
     implicit_demodulate: bool = False
     """Demodulate the modulated weights of the implicit output."""
-    omega_0: float = 30.0
+    omega_0: float = factor(30.0)
     """Frequency factor of the sine layer (SIREN)."""
-    implicit_bandwidth: float = 0.25
+    implicit_bandwidth: float = factor(0.25)
     """Highest frequency of the Fourier features at the start, in those that the pixels of a patch carry."""
-    latent_dim: int = 384
+    latent_dim: int = option(384, least=1, most=MOST_SIZE)
     """Size of z."""
-    mapping_depth: int = 8
+    mapping_depth: int = option(8, least=1, most=MOST_LAYERS)
     """Layers of the mapping network z -> w."""
-    mapping_learning_rate: float = 0.01
+    mapping_learning_rate: float = factor(0.01)
     """Learning rate of the mapping network, times that of the rest; needs the equalised rate."""
     equalised: bool = True
     """Equalised learning rate."""
+
+    image_by_image = True
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "ViTGANGenerator":
         """The network; with `classes` > 0 an embedding of the label is joined to the latent.

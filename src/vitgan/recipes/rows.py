@@ -20,8 +20,8 @@ from vitgan.adversarial import (
     StrongAugment,
     Wasserstein,
 )
+from vitgan.engine.gan import Recipe
 from vitgan.engine.optim import AdamOptions, EMAOptions
-from vitgan.engine.recipe import Recipe
 from vitgan.models import (
     BigGANDiscriminatorOptions,
     BigGANGeneratorOptions,

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from vitgan.adversarial import BCR
 from vitgan.data import DataOptions
+from vitgan.engine.gan import Recipe
 from vitgan.engine.optim import AdamOptions, EMAOptions
-from vitgan.engine.recipe import Recipe, TrainingOptions
+from vitgan.engine.recipe import TrainingOptions
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 # Differs from the paper, which names no warm-up: 3,000 steps, as in the authors' release. Without one three

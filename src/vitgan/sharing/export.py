@@ -6,17 +6,16 @@ import tempfile
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, write_exported
+from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, recipe_of, write_exported
 from vitgan.engine.evaluation import EVALUATIONS
+from vitgan.engine.gan import Recipe
 from vitgan.engine.grid import grid, save_png
-from vitgan.engine.recipe import Recipe, read_recipe
 from vitgan.engine.run_folder import load_generator, read_run
 from vitgan.engine.schema import OPTIONAL
 from vitgan.errors import UserError
 from vitgan.io import read_json, replacing
 from vitgan.models import Generator
-from vitgan.sharing.hub import find, is_id, quiet_bars, reason_of
-from vitgan.sharing.hub import hub_library
+from vitgan.sharing.hub import find, hub_library, is_id, quiet_bars, reason_of
 
 CREDITS = {  # of the images, by their source
     "digits": (
@@ -142,7 +141,7 @@ def export_folder(
     out.mkdir(parents=True, exist_ok=True)
     write_exported(out, tensors, description)
     save_png(out / SAMPLES, grid(generator.sample(COUNT, seed=0)))
-    recipe = read_recipe(description["recipe"])
+    recipe = recipe_of(description)
     assert isinstance(recipe, Recipe), "only a game has a generator"
     text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
     with replacing(out / CARD) as temporary:

@@ -12,8 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitgan.data import Batch, ImageSet
-from vitgan.engine.gan import GANTask
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import GANTask, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

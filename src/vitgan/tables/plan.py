@@ -15,9 +15,8 @@ import torch
 
 from vitgan.config import differences
 from vitgan.data import ImageSet, open_source
-from vitgan.engine.evaluation import EvaluationOptions
-from vitgan.engine.gan import build_networks
-from vitgan.engine.recipe import Recipe
+from vitgan.engine.gan import Recipe, build_networks
+from vitgan.engine.recipe import EvaluationOptions
 from vitgan.engine.train import choose_device
 from vitgan.errors import UserError, did_you_mean
 from vitgan.io import replacing

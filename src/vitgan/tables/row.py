@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from vitgan.engine.environment import environment, resident
+from vitgan.engine.gan import Recipe
 from vitgan.engine.loggers import read_log
-from vitgan.engine.recipe import Recipe
 from vitgan.engine.records import Diverged
 from vitgan.engine.train import threads, train
 from vitgan.errors import UserError

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from vitgan.engine.checkpoint import checkpoints
+from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import Interrupt, stop_on_signals
-from vitgan.engine.recipe import Recipe
 from vitgan.engine.run_folder import load_generator
 from vitgan.tables.cost import cost
 from vitgan.tables.figure import write_figures
