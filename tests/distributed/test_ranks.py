@@ -18,6 +18,8 @@ import torch
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
 
+pytestmark = pytest.mark.distributed
+
 Command = Callable[..., int]
 Started = Callable[..., list[subprocess.Popen[str]]]
 MARKS = [
