@@ -1,6 +1,6 @@
 """README and docs: their commands are of the command line, their links lead somewhere.
 
-That they run: smoke/test_docs_run.py.
+That they run: test_pages_run.py.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from vitgan.cli import _split, build_parser
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the docs are not part of this copy")
 
+TEST = re.compile(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)?(?:::(test_\w+))?`")
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
 SCRIPTS = sorted({line for page in PAGES for line in scripts(page)})
@@ -78,6 +79,20 @@ def test_a_flag_that_a_sentence_names_is_one() -> None:
         named = re.findall(r"`(--[a-z][^\s`=]*)[^`]*`", page.read_text("utf-8"))
         unknown = {flag for flag in named if not flag.startswith("--terms.")} - known - others
         assert unknown == set(), page.name
+
+
+def test_a_test_that_a_page_names_is_there() -> None:
+    """By its file, or after `::` alone in the file that the page named last."""
+    named = 0
+    for page in PAGES:
+        file = ""
+        for match in TEST.finditer(page.read_text("utf-8")):
+            file = match[1] or file
+            if match[1] or match[2]:
+                named += 1
+                text = (ROOT / "tests" / file).read_text("utf-8")
+                assert not match[2] or f"def {match[2]}(" in text, f"{page.name}: {match[0]}"
+    assert named > 40
 
 
 def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Mistakes that stop a ViTGAN from learning, one test each: those that a single forward pass shows.
 
-test_mistakes_training.py has those that take a step of training, test_mistakes_state.py those of the average
-and of a resumed run.
+tests/adversarial has those that take a step of training, tests/engine those of the average and of a resumed
+run.
 """
 
 import math
