@@ -52,12 +52,12 @@ def test_the_module_runs() -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["data"], ["list"]])
-def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_how_a_command_is_used(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave([*command, "--help"]) == 0
     assert f"usage: {' '.join(['vitgan', *command])}" in capsys.readouterr().out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(["--version"]) == 0
     assert capsys.readouterr().out == f"vitgan {vitgan.__version__}\n"
 
@@ -148,7 +148,9 @@ def test_images_or_minutes_replace_the_recipes_own_end(
     assert (asked[0].training.images, asked[0].training.minutes) == (images, minutes)
 
 
-def test_data_info(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_data_info_counts_images_classes_and_what_is_unreadable(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     for index in range(3):
         path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -213,7 +213,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.commands.project._write": does("write", None),
         "vitgan.latent.films.write_directions": does("directions", []),
         "vitgan.sharing.export_folder": does("export", None),
-        "vitgan.sharing.hub.push": does("push", "address"),
+        "vitgan.sharing.export.push": does("push", "address"),
         "vitgan.engine.run_folder.load_generator": does("load", None),
         "vitgan.explore.app.free_port": does("port", 1),
     }.items():
@@ -239,7 +239,9 @@ def outcome(given: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str
     return code, said.buffer.getvalue().decode()  # type: ignore[attr-defined]
 
 
-def test_any_words(fuzz: Any, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_words_end_in_an_exit_code_and_mistakes_in_one_line(
+    fuzz: Any, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def check(given: list[str]) -> None:
         code, said = outcome(given, monkeypatch)
         assert code in (0, 2, 130), given

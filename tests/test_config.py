@@ -48,7 +48,7 @@ FULL = Outer(kind="b", limit=3, either=Inner(), many=(Other(), Inner(rate=2.0), 
 
 
 @pytest.mark.parametrize("options", [Outer(), FULL])
-def test_round_trip_through_json(options: Outer) -> None:
+def test_options_come_back_from_json(options: Outer) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(options))), Outer) == options
 
 

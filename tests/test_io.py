@@ -22,7 +22,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused(content: bytes, said: str) -> None:
+def test_wrong_texts_are_refused(content: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_json(content)
 
@@ -36,7 +36,7 @@ def test_what_is_refused(content: bytes, said: str) -> None:
         (b"[" * 49 + b"]" * 49 + b" ", None),
     ],
 )
-def test_what_is_read(content: bytes, value: object) -> None:
+def test_right_texts_are_read(content: bytes, value: object) -> None:
     found = parse_json(content)
     assert value is None or found == value
 

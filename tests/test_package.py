@@ -12,7 +12,7 @@ from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 # vitgan.load and vitgan.train
 
 
-def test_a_loaded_generator(trained_run: Path) -> None:
+def test_a_loaded_generator_maps_latents_to_images(trained_run: Path) -> None:
     generator = vitgan.load(str(trained_run))
     assert not generator.training
     assert not any(parameter.requires_grad for parameter in generator.parameters())
@@ -52,7 +52,7 @@ def test_a_damaged_checkpoint_is_said(content: str, tmp_path: Path) -> None:
         vitgan.load(tmp_path)
 
 
-def test_a_path_that_is_none(tmp_path: Path) -> None:
+def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(vitgan.UserError, match="is not a run folder"):
         vitgan.load(tmp_path / "nothing")
 

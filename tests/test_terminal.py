@@ -198,7 +198,7 @@ def test_an_unfinished_file_has_its_own_name_in_the_message(
     assert said.startswith("vitgan: grid.png cannot be read or written (No space left on device):")
 
 
-def test_counts() -> None:
+def test_counts_are_grouped_and_plural() -> None:
     assert [counted(n, "image") for n in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]
 
 
@@ -263,7 +263,7 @@ class Terminal(io.StringIO):
         return 2
 
 
-def test_where_a_bar_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((80, 24)))
     assert can_draw(Terminal())

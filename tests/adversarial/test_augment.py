@@ -144,7 +144,7 @@ def test_flip_mirrors_half_of_the_images():
     # A drawn translation of 8 pixels is by nothing once in 9; half of the drawn flips mirror.
     [("translation", 8 / 9), ("colour", 1.0), ("cutout", 1.0), ("scaling", 1.0), ("flip", 0.5)],
 )
-def test_probability(operation: str, changed: float):
+def test_an_operation_comes_to_its_share_of_the_images(operation: str, changed: float):
     """The share of changed images lies within 4 standard deviations, and images are drawn apart."""
     count, probability = 4000, 0.3
     clean = images(1).expand(count, -1, -1, -1)
@@ -165,7 +165,7 @@ def test_probability_zero_is_the_identity_and_draws_nothing():
 
 
 @pytest.mark.parametrize("operation", [*OPERATIONS, "all"])
-def test_gradient(operation: str):
+def test_the_gradient_times_a_step_is_the_change(operation: str):
     """Every operation is affine in the image, so a finite step must equal the gradient times it."""
     augment = DiffAugment(flip=0.5) if operation == "all" else only(operation)
     clean, step = images(6).requires_grad_(), images(6).flip(0)

@@ -30,7 +30,7 @@ def discriminator() -> VisionTransformer:
 
 
 @pytest.mark.parametrize("against", ["augmented", "clean"])
-def test_bcr(against: Literal["augmented", "clean"]):
+def test_bcr_is_the_squared_difference_image_by_image(against: Literal["augmented", "clean"]):
     """real E(D(T x) - D(T' x))^2 + fake E(D(T G) - D(T' G))^2, T' another draw or none; image by image."""
     model, augment = discriminator(), DiffAugment()
     bcr = BCR(real=3.0, fake=0.5, against=against, augment=DiffAugment(scaling=1.0))

@@ -46,14 +46,14 @@ def fakes_twin(fake: Tensor, first: Tensor, second: Tensor, temperature: float) 
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7])
-def test_nt_xent(temperature: float):
+def test_nt_xent_is_that_of_a_double_loop(temperature: float):
     first, second = twins.random(5, 3), twins.random(5, 3, seed=2)
     expected = nt_xent_twin(first, second, temperature)
     assert nt_xent(first, second, temperature).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7])
-def test_fakes_against_reals(temperature: float):
+def test_fakes_against_reals_is_that_of_a_double_loop(temperature: float):
     fake, first, second = (twins.random(4, 3, seed=seed) for seed in range(3))
     expected = fakes_twin(fake, first, second, temperature)
     found = fakes_against_reals(fake, torch.cat((first, second)), temperature)

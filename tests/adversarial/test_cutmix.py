@@ -50,7 +50,7 @@ def passed(model: UNetDiscriminator, term: CutMix, count: int = 3) -> Pass:
     return discriminator_pass(model, game, both, None, torch.Generator().manual_seed(3), 0)[1]
 
 
-def test_cutmix():
+def test_cutmix_mixes_verdicts_as_it_mixes_images():
     """The encoder calls the mixture fake, the decoder tells its pixels, and the verdicts mix alike."""
     model, term = discriminator(), CutMix(image=2.0, pixels=3.0, consistency=5.0, probability=1.0)
     seen = passed(model, term)

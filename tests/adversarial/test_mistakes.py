@@ -76,7 +76,7 @@ def largest(weight: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(weight.detach(), 2)
 
 
-def test_sigma_drifts_from_its_start_during_training():
+def test_sigma_does_not_drift_from_its_start_during_training():
     """In 50 steps every weight that a pass uses keeps its first singular value within 1%.
 
     The vectors of the start, put to the last weights, are farther off: the test would see a missing advance.
@@ -109,7 +109,7 @@ def test_sigma_drifts_from_its_start_during_training():
     assert drift[-1] > 2 * max(drift[:-1])
 
 
-def test_vectors_that_are_never_written_back_or_move_too_often():
+def test_vectors_advance_once_a_discriminator_update():
     """u and v advance once a discriminator update, as one call of advance does, and at no other time."""
     pair = players()
     discriminator = pair.discriminator
@@ -140,7 +140,7 @@ def test_vectors_move_in_every_update():
         assert vectors(pair.discriminator) <= changed(pair.discriminator, before)
 
 
-def test_initial_sigma_lost_or_drawn_again_on_reload():
+def test_the_initial_sigma_outlives_a_reload():
     """A new discriminator of another seed gives the saved one's output, after one more advance as well."""
     pair = players()
     train(pair, 5)
@@ -158,7 +158,7 @@ def test_initial_sigma_lost_or_drawn_again_on_reload():
     assert torch.equal(other(real()), saved(real()))
 
 
-def test_weight_missing_from_the_optimiser():
+def test_no_weight_is_missing_from_the_optimiser():
     pair = players()
     for network, optimiser in (
         (pair.generator, pair.optimiser_generator),
@@ -180,25 +180,25 @@ def assert_all_move(network: nn.Module, pair: Players) -> None:
 
 @pytest.mark.parametrize("output", ["linear", "implicit", "conv"])
 @pytest.mark.parametrize("entry", ["A", "B", "C"])
-def test_a_parameter_of_the_generator_without_a_gradient(entry: Any, output: Any):
+def test_every_parameter_of_the_generator_moves(entry: Any, output: Any):
     pair = players(replace(GENERATOR, entry=entry, output=output))
     assert_all_move(pair.generator, pair)
 
 
 @pytest.mark.parametrize("combine", ["concatenation", "sum", "modulation"])
-def test_a_parameter_of_the_implicit_output_without_a_gradient(combine: Any):
+def test_every_parameter_of_the_implicit_output_moves(combine: Any):
     pair = players(replace(GENERATOR, implicit_combine=combine, implicit_demodulate=True))
     assert_all_move(pair.generator, pair)
 
 
 @pytest.mark.parametrize("attention", ["l2", "dot-product", "l2-attending-to-farthest"])
 @pytest.mark.parametrize("spectral_norm", ["improved", "plain", "none"])
-def test_a_parameter_of_the_discriminator_without_a_gradient(attention: Any, spectral_norm: Any):
+def test_every_parameter_of_the_discriminator_moves(attention: Any, spectral_norm: Any):
     pair = players(discriminator=replace(DISCRIMINATOR, attention=attention, spectral_norm=spectral_norm))
     assert_all_move(pair.discriminator, pair)
 
 
-def test_fake_branch_not_detached_and_players_that_move_each_other():
+def test_each_update_moves_its_own_player_alone():
     """A discriminator update leaves no gradient in the generator; each update moves its own player alone."""
     pair = players()
     train(pair, 1)
@@ -231,7 +231,7 @@ class Counting:
         return {}
 
 
-def test_several_discriminator_updates_for_one_of_the_generator():
+def test_the_generator_moves_in_its_share_of_the_steps_alone():
     """With 3 for 1, G moves in every third step alone, and its terms count G's own updates."""
     pair, counting, moves = players(), Counting(steps=[]), []
     game = replace(GAME, generator_every=3, generator_terms=(counting,))
@@ -254,7 +254,7 @@ class Marked(DiffAugment):
         return 0 * images + self.mark
 
 
-def test_discriminator_that_sees_unaugmented_images():
+def test_the_discriminator_sees_augmented_images_alone():
     """Real, fake, both second views, and the fakes of the generator's update: all have gone through T."""
     pair = players()
     seen: list[Tensor] = []
@@ -267,7 +267,7 @@ def test_discriminator_that_sees_unaugmented_images():
     assert len(in_generator) == 8
 
 
-def test_bcr_that_broadcasts():
+def test_bcr_does_not_broadcast():
     """Logits keep (B, 1) in every view, and a single pair that differs weighs 1 / B, not more."""
     pair = players()
     both = torch.cat((real(), real(1)))
@@ -290,7 +290,7 @@ def test_bcr_that_broadcasts():
 
 
 @pytest.mark.parametrize("attention", ["l2", "dot-product"])
-def test_discriminator_that_cannot_overfit_one_batch(attention: Any):
+def test_the_discriminator_overfits_one_batch(attention: Any):
     discriminator = players(discriminator=replace(DISCRIMINATOR, attention=attention)).discriminator
     assert isinstance(discriminator, VisionTransformer)
     optimiser = AdamOptions(learning_rate=0.01).build(discriminator.parameters())

@@ -57,7 +57,7 @@ def test_r1_is_the_squared_jacobian():
     torch.testing.assert_close(found.detach().double(), torch.as_tensor(expected), rtol=1e-4, atol=0)
 
 
-def test_gradient_of_r1():
+def test_the_gradient_of_r1_is_that_of_finite_differences():
     """The second derivative, of every parameter, is that of finite differences of the penalty in float64."""
     model, images = discriminator(), twins.random(2, 3, 4, 4).float()
     (penalty,) = R1(gamma=1.0, every=1).losses(seen_by(model, images)).values()

@@ -103,7 +103,7 @@ def coloured(image: Tensor, draw: Tensor, augment: StrongAugment) -> Tensor:
 
 
 @pytest.mark.parametrize("part", ["brightness", "contrast", "saturation", "hue", "together"])
-def test_colour_a_pixel_at_a_time(part: str):
+def test_colour_changes_as_a_pixel_at_a_time(part: str):
     """With the same draws; an image that is not drawn stays."""
     augment = replace(NOTHING, colour=0.8) if part == "together" else PARTS[part]
     clean = images(12, size=4)
@@ -137,7 +137,7 @@ def test_grey_images_stay_of_one_channel_and_change_in_light_and_contrast_alone(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_gradient(part: str):
+def test_the_gradient_times_a_step_is_the_change(part: str):
     """Every operation is affine in the image, so a finite step must equal the gradient times it."""
     clean, step = images(6).requires_grad_(), images(6).flip(0)
     after, moved = augmented(part, clean), augmented(part, clean.detach() + step)

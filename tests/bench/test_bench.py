@@ -97,7 +97,7 @@ def test_every_part_is_written_and_finite(written: dict[str, Any]) -> None:
     assert written["environment"]["device"] == "cpu"
 
 
-def test_the_step_by_precision(written: dict[str, Any]) -> None:
+def test_the_step_is_measured_in_each_precision(written: dict[str, Any]) -> None:
     assert set(written["step"]) == {"fp32", "bf16"}
     for step in written["step"].values():
         assert set(step) == STEP_KEYS
@@ -109,7 +109,7 @@ def test_the_step_by_precision(written: dict[str, Any]) -> None:
         assert step["peak"]["moments"] == 3
 
 
-def test_the_other_parts(written: dict[str, Any]) -> None:
+def test_the_other_parts_have_their_numbers(written: dict[str, Any]) -> None:
     assert set(written["peak"]["fp32"]["routes"]) == {
         f"{route} {side}" for route in ("torch.mm", "vitgan.nn.linear.affine") for side in (32, 64)
     }
@@ -142,7 +142,7 @@ def test_the_spans_add_up_to_the_steps() -> None:
     assert 0 < sum(made.recorder.seconds.values()) <= sum(taken)
 
 
-def test_parts_one_at_a_time_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_is_measured_alone_and_named_as_progress(capsys: pytest.CaptureFixture[str]) -> None:
     report = bench(settings("isn", quiet=False, precisions=("fp32",)))
     assert set(report) == {*HEAD, "isn"}
     assert report["isn"]["share"] == {}
@@ -151,13 +151,13 @@ def test_parts_one_at_a_time_and_progress(capsys: pytest.CaptureFixture[str]) ->
     assert said.out == ""
 
 
-def test_a_discriminator_without_spectral_norm() -> None:
+def test_a_discriminator_without_spectral_norm_has_no_part_isn() -> None:
     asked = settings("isn", recipe="digits-no-spectral-norm")
     assert measure_spectral(asked, asked.images(), {}) is None
     assert "\n\nisn" not in table(bench(asked))
 
 
-def test_networks_that_are_not_vitgans(images: Path) -> None:
+def test_networks_that_are_not_vitgans_are_left_to_the_counter(images: Path) -> None:
     """The counter gives what the step performs; the method's number is null, and with it the MFU."""
     report = bench(
         settings("flops", "step", recipe="digits-biggan-diffaug", precisions=("fp32",), data=str(images))
@@ -170,7 +170,7 @@ def test_networks_that_are_not_vitgans(images: Path) -> None:
     assert "-" in next(line for line in table(report).splitlines() if line.startswith("  MFU"))
 
 
-def test_the_memory_of_a_process_of_its_own(images: Path) -> None:
+def test_memory_is_measured_in_a_process_of_its_own(images: Path) -> None:
     recipe = with_training(recipes.get("digits"), batch=4)
     found = memory_of(recipe, data=str(images), device=CPU)
     if found.peak_mib is None or found.before_mib is None:
@@ -190,7 +190,7 @@ def test_random_images_are_those_of_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("name", "found"), [("fp32", ("fp32",)), ("bf16", ("bf16",)), ("both", ("fp32", "bf16"))]
 )
-def test_precisions(name: str, found: tuple[str, ...]) -> None:
+def test_both_precisions_are_named_or_one(name: str, found: tuple[str, ...]) -> None:
     assert precisions(name, CPU) == found
 
 
@@ -216,7 +216,7 @@ def test_calls_are_taken_in_turn() -> None:
     assert set(found) == {"a", "b"}
 
 
-def test_seconds_over_samples() -> None:
+def test_seconds_are_the_median_and_the_ends() -> None:
     assert Seconds.over([3.0, 1.0, 2.0]) == Seconds(median=2.0, minimum=1.0, maximum=3.0)
 
 

@@ -56,12 +56,12 @@ def test_a_mistake_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_gpu_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_is_refused(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "There is no CUDA GPU" in refused(run("--recipe", "digits", "--device", "cuda"))
 
 
-def test_a_place_where_no_json_can_be_written(refused: Refused, tmp_path: Path) -> None:
+def test_a_place_where_no_json_can_be_written_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     words = ("--recipe", "digits", "--parts", "step", "--device", "cpu", "--json")
     assert "is a folder: name a file with --json." in refused(run(*words, tmp_path))
@@ -70,12 +70,12 @@ def test_a_place_where_no_json_can_be_written(refused: Refused, tmp_path: Path) 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_batch_that_the_recipe_cannot_divide() -> None:
+def test_a_batch_that_the_recipe_cannot_divide_is_refused() -> None:
     with pytest.raises(UserError, match="not a multiple"):
         with_training(with_training(recipes.get("digits"), batch=4, accumulate=2), batch=3)
 
 
-def test_a_full_gpu(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_asks_for_a_lower_batch(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -67,7 +67,9 @@ def test_labelled_sets_are_measured(sets: tuple[Path, Path], tmp_path: Path) -> 
         (["--features", "incepton"], "no features 'incepton'"),
     ],
 )
-def test_wrong_words(words: list[str], said: str, sets: tuple[Path, Path], refused: Refused) -> None:
+def test_wrong_words_are_refused(
+    words: list[str], said: str, sets: tuple[Path, Path], refused: Refused
+) -> None:
     fake, real = sets
     assert said in refused(evaluate(fake, "--data", real, "--features", "classifier", *words))
 
@@ -80,14 +82,16 @@ def test_a_set_without_labels_has_no_classifier(
     assert "--features classifier needs labels" in said
 
 
-def test_a_features_file_that_is_not_one(sets: tuple[Path, Path], refused: Refused) -> None:
+def test_a_features_file_that_is_not_one_is_refused(sets: tuple[Path, Path], refused: Refused) -> None:
     fake, real = sets
     said = refused(evaluate(fake, "--data", real, "--features", real))
     assert "is not a file of torch-fidelity's Inception weights" in said
     assert WEIGHTS_URL in said
 
 
-def test_images_of_another_size(sets: tuple[Path, Path], tmp_path: Path, refused: Refused) -> None:
+def test_images_of_another_size_are_refused_or_resized(
+    sets: tuple[Path, Path], tmp_path: Path, refused: Refused
+) -> None:
     real = array(tmp_path / "large.npz", 40, side=16, labels=np.arange(40) % 2)
     words = (sets[0], "--data", real, "--features", "classifier")
     said = refused(evaluate(*words))
@@ -99,7 +103,7 @@ def test_images_of_another_size(sets: tuple[Path, Path], tmp_path: Path, refused
 
 
 @pytest.mark.parametrize(("size", "said"), [((8, 9), "only square ones"), ((9, 9), "several sizes")])
-def test_pictures_that_are_not_all_one_square(
+def test_pictures_that_are_not_all_one_square_are_refused(
     size: tuple[int, int], said: str, sets: tuple[Path, Path], tmp_path: Path, refused: Refused
 ) -> None:
     folder = tmp_path / "pictures"
@@ -110,7 +114,7 @@ def test_pictures_that_are_not_all_one_square(
     assert said in refused(evaluate(folder, "--data", sets[1]))
 
 
-def test_images_without_real_ones_or_not_there(
+def test_images_without_real_ones_or_not_there_are_refused(
     sets: tuple[Path, Path], tmp_path: Path, refused: Refused
 ) -> None:
     assert "--data SOURCE" in refused(evaluate(sets[0]))
@@ -142,6 +146,6 @@ def test_a_run_is_measured_against_its_own_set_or_one_of_its_size(
     assert json.loads(path.read_text())["protocol"]["resize"].startswith("none")
 
 
-def test_a_run_without_a_checkpoint(tmp_path: Path, refused: Refused) -> None:
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "checkpoints").mkdir()
     assert "no checkpoint yet" in refused(evaluate(tmp_path))

@@ -41,7 +41,7 @@ def said(*words: object) -> str:
     return text
 
 
-def test_no_run_and_no_checkpoint(tmp_path: Path):
+def test_a_folder_without_a_run_or_a_checkpoint_is_refused(tmp_path: Path):
     assert "is not a run folder" in said(tmp_path / "none", "--out", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     assert "no checkpoint yet" in said(tmp_path / "empty")
@@ -49,13 +49,13 @@ def test_no_run_and_no_checkpoint(tmp_path: Path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_generator_alone(run: Path, tmp_path: Path):
+def test_a_generator_alone_is_refused(run: Path, tmp_path: Path):
     export_folder(run, tmp_path / "exported")
     for alone in (tmp_path / "exported", "digits"):
         assert said(alone).endswith("without the discriminator: pass the folder of its run.")
 
 
-def test_a_damaged_checkpoint(run: Path):
+def test_a_damaged_checkpoint_is_said(run: Path):
     for folder in checkpoints(run):
         (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:-100])
     assert "Every checkpoint" in said(run)
@@ -77,20 +77,22 @@ def test_numbers_out_of_range_are_said_before_anything_is_read(
     assert said(tmp_path / "none", *words).startswith(sentence)
 
 
-def test_more_images_than_there_are(run: Path):
+def test_more_images_than_there_are_are_refused(run: Path):
     assert said(run, "--count", 64).endswith("has 13 images, fewer than --count 64: set --count 13.")
 
 
-def test_a_source_that_is_not_there(run: Path, tmp_path: Path):
+def test_a_source_that_is_not_there_is_named(run: Path, tmp_path: Path):
     assert str(tmp_path / "gone.zip") in said(run, "--data", tmp_path / "gone.zip")
 
 
-def test_a_file_in_the_place_of_the_folder(run: Path, tmp_path: Path):
+def test_a_file_in_the_place_of_the_folder_is_refused(run: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     assert "is a file" in said(run, "--out", tmp_path / "file", "--count", 4)
 
 
-def test_unlabelled_images_for_a_run_with_classes(tiny_train: Command, images: Path, tmp_path: Path):
+def test_unlabelled_images_for_a_run_with_classes_are_refused(
+    tiny_train: Command, images: Path, tmp_path: Path
+):
     np.savez(tmp_path / "three.npz", images=np.load(images), labels=np.arange(13) % 3)
     np.savez(tmp_path / "two.npz", images=np.load(images), labels=np.arange(13) % 2)
     words = ("--data", tmp_path / "three.npz", "--data.labels", "True", "--images", "8", "--quiet")
@@ -100,21 +102,21 @@ def test_unlabelled_images_for_a_run_with_classes(tiny_train: Command, images: P
 
 
 @pytest.mark.parametrize("part", ["average", "discriminator"])
-def test_weights_that_are_not_finite(part: str, run: Path):
+def test_weights_that_are_not_finite_are_refused(part: str, run: Path):
     tensors, description = load_checkpoint(checkpoints(run)[-1])
     tensors[f"{part}.position"].fill_(torch.nan)
     save_checkpoint(run, 100, tensors, {**description, "images": 100})
     assert f"not finite ({part}.position)" in said(run, "--count", 4)
 
 
-def test_weights_of_another_network(run: Path):
+def test_weights_of_another_network_are_refused(run: Path):
     tensors, description = load_checkpoint(checkpoints(run)[-1])
     del tensors["discriminator.position"]
     save_checkpoint(run, 100, tensors, {**description, "images": 100})
     assert "do not fit its recipe" in said(run, "--count", 4)
 
 
-def test_a_count_that_a_discriminator_of_groups_does_not_divide():
+def test_a_count_that_groups_do_not_divide_is_refused():
     options = ViTGANGeneratorOptions()
     recipe = Recipe(
         name="x", data=DataOptions(), generator=options, discriminator=StyleGAN2DiscriminatorOptions()

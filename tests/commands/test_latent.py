@@ -196,7 +196,7 @@ def test_a_header_that_claims_100_megapixels_is_refused_without_decoding(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_in_the_place_of_the_picture(run: Path, tmp_path: Path, refused: Refused) -> None:
+def test_a_folder_in_the_place_of_the_picture_is_refused(run: Path, tmp_path: Path, refused: Refused) -> None:
     said = refused(main(words("project", run, tmp_path, tmp_path / "out")))
     assert str(tmp_path) in said
     assert not (tmp_path / "out").exists()

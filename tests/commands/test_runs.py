@@ -47,7 +47,9 @@ def test_runs_are_listed_with_their_state(
     assert "gone, or silent for" in lines[2]
 
 
-def test_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable) -> None:
+def test_a_folder_without_runs_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable
+) -> None:
     assert main(["runs", str(tmp_path)]) == 0
     assert "There are no runs in" in capsys.readouterr().out
     assert "There is no folder" in refused(main(["runs", str(tmp_path / "none")]))

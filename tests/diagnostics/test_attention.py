@@ -85,7 +85,7 @@ def test_probabilities_are_fp32_in_bf16(kind: str):
     assert attention_probabilities(module, torch.randn(2, 5, 12, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-def test_entropy_of_even_and_of_certain_rows():
+def test_entropy_is_log_n_of_even_rows_and_zero_of_certain_ones():
     rows = torch.stack((torch.full((8,), 1 / 8), torch.eye(8)[3]))
     torch.testing.assert_close(entropies(rows), torch.tensor([8.0, 1.0]).log())
 
@@ -170,7 +170,7 @@ def composite(rows: list[list[float]]) -> float:
     return math.sqrt(largest_row * largest_column)
 
 
-def test_residual_shares_entry_by_entry():
+def test_residual_shares_are_those_of_each_entry():
     tokens = noise(3, 4, 5) + 1
     for sample, first, second in zip(tokens, *residual_shares(tokens), strict=True):
         rows = sample.double().tolist()

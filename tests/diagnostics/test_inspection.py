@@ -61,7 +61,9 @@ def test_the_command_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_inspection(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_inspection_writes_finite_numbers_and_every_figure(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     assert command(run, "--count", 6, "--out", tmp_path / "out", "--device", "cpu") == 0
     result = json.loads((tmp_path / "out" / "inspect.json").read_text())
     assert all(math.isfinite(x) for x in numbers(result))
@@ -97,7 +99,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(run: Path, tm
     assert not (tmp_path / "inspect.json").exists()
 
 
-def test_the_subject_of_a_run_and_of_its_checkpoint(run: Path):
+def test_the_subject_of_a_run_is_that_of_its_checkpoint(run: Path):
     """Averaged weights, real images and fakes of the same labels, first weights from the seed."""
     subject = load_subject(run, data=None, count=5, seed=3, device="cpu")
     other = load_subject(next((run / "checkpoints").glob("0*16")), data=None, count=5, seed=3, device="cpu")

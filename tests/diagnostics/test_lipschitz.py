@@ -66,7 +66,7 @@ def test_a_piecewise_linear_discriminator_is_climbed_along_its_own_gradient():
 
 
 @pytest.mark.parametrize("attention", ["l2", "dot-product"])
-def test_a_vision_transformer(attention: Literal["l2", "dot-product"]):
+def test_a_vision_transformer_is_climbed_by_its_own_gradient_norms(attention: Literal["l2", "dot-product"]):
     """Both attentions have the second derivative that the ascent needs, and it climbs."""
     torch.manual_seed(0)
     options = VisionTransformerOptions(
@@ -81,7 +81,7 @@ def test_a_vision_transformer(attention: Literal["l2", "dot-product"]):
     assert (ascend(network, x)[1] > 1.1 * found).all()
 
 
-def test_slopes_one_pair_at_a_time():
+def test_slopes_are_those_of_each_pair():
     a, b = images(3), images(4, seed=1)
     logits = (torch.randn(3, 1), torch.randn(4, 1))
     found = slopes(a, b, logits)

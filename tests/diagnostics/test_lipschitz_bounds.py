@@ -86,7 +86,7 @@ def test_the_bound_is_not_far_above_the_steepest_of_many():
 
 
 @pytest.mark.parametrize("queries", [None, 2])
-def test_the_bound_factor_by_factor(queries: int | None):
+def test_the_bound_is_the_product_of_its_factors(queries: int | None):
     """The formula of the docstring, head by head, by decompositions and by phi alone."""
     module, norm, n = attention(2, 0, 2.0), layer_norm(1), 5
     c = inverse_phi(n - 1)

@@ -37,14 +37,14 @@ def exact(layer: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 7), (4, 3, 3, 3)])
-def test_largest_singular_value(shape: tuple[int, ...]):
+def test_the_largest_singular_value_is_that_of_a_decomposition(shape: tuple[int, ...]):
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     expected = float(torch.linalg.svdvals(weight.double().flatten(1))[0])
     assert largest_singular_value(weight) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("norm", ["improved", "plain", "none"])
-def test_stored_used_and_start(norm: str):
+def test_sigma_is_told_of_the_stored_the_used_and_the_first_weight(norm: str):
     """Improved: the weight in use keeps its first sigma; plain: it has 1; none: it has its own."""
     moved, start = network(spectral_norm=norm)
     found = by_name(sigmas(moved, start))

@@ -41,7 +41,7 @@ def reliability(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_rows_of_the_fault_table(tmp_path: Path) -> None:
+def test_rows_of_the_fault_table_pass(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before.\n<!-- faults -->\nold\n<!-- end of faults -->\nAfter.\n")
     done = reliability("--only", *ROWS, "--json", tmp_path / "rows.json", "--docs", page)

@@ -223,7 +223,7 @@ def test_a_recipe_larger_than_its_weights_takes_no_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB
 
 
-def test_classes_that_the_weights_do_not_have(run: Path) -> None:
+def test_classes_that_the_weights_do_not_have_are_refused(run: Path) -> None:
     reseal(checkpoints(run)[-1], lambda body: body.update(classes=2**31))
     with pytest.raises(UserError, match="do not fit its recipe"):
         vitgan.load(run)
@@ -273,7 +273,7 @@ def test_an_npz_that_would_fill_the_memory_is_not_unpacked(
 
 
 @pytest.mark.parametrize("count", [10**12, 10**17])
-def test_more_images_than_memory(count: int, run: Path, refused: Refused, tmp_path: Path) -> None:
+def test_more_images_than_memory_are_refused(count: int, run: Path, refused: Refused, tmp_path: Path) -> None:
     words = ["sample", str(run), "--count", str(count), "--out", str(tmp_path / "out.png")]
     assert "not enough memory" in refused(main(words))
 

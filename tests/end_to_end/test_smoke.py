@@ -58,7 +58,7 @@ def test_the_package_trains_by_call(images: Path, tmp_path: Path) -> None:
     assert outcome.folder == tmp_path / "run"
 
 
-def test_a_class_conditional_run(tiny_train: Command, tmp_path: Path) -> None:
+def test_a_class_conditional_run_goes_on_and_draws_each_class(tiny_train: Command, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(12) % 3)
     words = ("--data", tmp_path / "data.npz", "--data.labels", "True", "--images", "16")
@@ -75,7 +75,9 @@ def test_a_class_conditional_run(tiny_train: Command, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGB", 1), ("L", 3)])
-def test_a_folder_of_images(mode: str, channels: int, tiny_train: Command, tmp_path: Path) -> None:
+def test_a_folder_of_images_trains_in_grey_and_in_colour(
+    mode: str, channels: int, tiny_train: Command, tmp_path: Path
+) -> None:
     (tmp_path / "data").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (6, 11, 9, 3), dtype=np.uint8)
     for index, image in enumerate(pixels):

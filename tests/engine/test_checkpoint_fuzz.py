@@ -90,7 +90,7 @@ def reads(run: Path) -> None:
         refused_in_one_sentence(error)
 
 
-def test_checkpoint_index(fuzz: Any, run: Path) -> None:
+def test_any_index_is_read_or_refused_in_one_sentence(fuzz: Any, run: Path) -> None:
     path = newest(run) / DESCRIPTION
     body = body_of(newest(run))
 
@@ -144,7 +144,9 @@ def other_headers(draw: st.DrawFn, content: bytes) -> bytes:
     return joined(header, data)
 
 
-def test_tensors(fuzz: Any, run: Path, state: dict[str, torch.Tensor]) -> None:
+def test_any_tensors_are_read_or_refused_in_one_sentence(
+    fuzz: Any, run: Path, state: dict[str, torch.Tensor]
+) -> None:
     path, body = newest(run) / TENSORS, body_of(newest(run))
     few = {name: state[name] for name in list(state)[:6]}
     contents = [save(few), (run / "checkpoints" / "000000000010" / TENSORS).read_bytes()]

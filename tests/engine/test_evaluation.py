@@ -124,6 +124,6 @@ def test_another_protocol_is_another_curve_and_another_best(tmp_path: Path, tiny
         ("metrics", "fid,sharpness", "sharpness"),
     ],
 )
-def test_options_of_no_use(flag: str, value: str, words: str):
+def test_options_of_no_use_are_refused(flag: str, value: str, words: str):
     with pytest.raises(UserError, match=words):
         override(get("digits"), [f"--evaluation.{flag}", value])

@@ -117,14 +117,18 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
     assert_log_is_whole(small_disk / "run", 48)
 
 
-def test_a_disk_that_is_full_from_the_start(small_disk: Path, tiny_train: Command, refused: Callable) -> None:
+def test_a_disk_that_is_full_from_the_start_is_said(
+    small_disk: Path, tiny_train: Command, refused: Callable
+) -> None:
     fill(small_disk)
     said = refused(tiny_train(small_disk / "run", "--images", "8"), alone=False)
     assert "is full" in said
     assert "No checkpoint is there yet" in said
 
 
-def test_a_full_disk_for_samples(small_disk: Path, tiny_train: Command, refused: Callable, capsys) -> None:
+def test_a_full_disk_is_said_when_samples_are_written(
+    small_disk: Path, tiny_train: Command, refused: Callable, capsys
+) -> None:
     assert tiny_train(small_disk / "run", "--images", "8") == 0
     capsys.readouterr()
     fill(small_disk)
@@ -164,7 +168,9 @@ def test_nan_in_a_term_stops_at_its_image_and_keeps_the_last_good_checkpoint(
     assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
 
 
-def test_a_learning_rate_that_explodes(tiny_train: Command, refused: Callable, tmp_path: Path) -> None:
+def test_a_learning_rate_that_explodes_stops_and_spoils_no_checkpoint(
+    tiny_train: Command, refused: Callable, tmp_path: Path
+) -> None:
     words = ("--optimiser-discriminator.learning-rate", "1e30", *ALL_ON)
     said = refused(tiny_train(tmp_path / "run", "--images", "400", *words), alone=False)
     assert "Training stopped: " in said
@@ -249,7 +255,7 @@ def test_the_same_images_from_another_place_go_on(tiny_train: Command, images: P
 
 
 @pytest.mark.parametrize("content", [[], ["readme.txt"], ["broken.png"]])
-def test_a_folder_without_images(
+def test_a_folder_without_images_is_refused(
     content: list[str], tiny_train: Command, refused: Callable, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -259,19 +265,19 @@ def test_a_folder_without_images(
     assert str(tmp_path / "data") in said
 
 
-def test_a_source_that_is_none(tiny_train: Command, refused: Callable, tmp_path: Path) -> None:
+def test_a_source_that_is_none_is_refused(tiny_train: Command, refused: Callable, tmp_path: Path) -> None:
     said = refused(tiny_train(tmp_path / "run", "--data", "digitz"))
     assert "no image source 'digitz' (did you mean digits?)" in said
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(refused: Callable, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_refused(refused: Callable, tmp_path: Path) -> None:
     said = refused(main(["train", "--device", "cuda", "--out", str(tmp_path / "run")]))
     assert "no CUDA GPU" in said
 
 
-def test_an_out_that_cannot_be_a_folder(
+def test_an_out_that_cannot_be_a_folder_is_refused(
     tiny_train: Command, refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"

@@ -51,7 +51,7 @@ def test_systems_that_do_not_know_how_to_compute_again_say_so():
         GANTask(recipe, None, CPU)
 
 
-def test_a_batch_that_its_parts_do_not_divide():
+def test_a_batch_that_its_parts_do_not_divide_is_refused():
     with pytest.raises(UserError, match=r"batch 8 is not a multiple of --training.accumulate 3"):
         tiny_recipe("--training.accumulate=3")
 

@@ -32,7 +32,7 @@ def test_small_images_are_enlarged_without_blur():
 
 
 @pytest.mark.parametrize(("size", "factor"), [(8, 6), (16, 4), (32, 2), (64, 1), (256, 1)])
-def test_enlargement_by_size(size: int, factor: int):
+def test_enlargement_depends_on_the_size(size: int, factor: int):
     assert enlargement(size) == factor
 
 

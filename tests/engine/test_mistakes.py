@@ -44,7 +44,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def test_average_of_an_exhausted_iterator():
+def test_the_average_moves_in_every_update_alike():
     """Every parameter of the average moves in the third update as in the first, by the same share."""
     state = trained(1)
     model = state.players.generator
@@ -59,7 +59,7 @@ def test_average_of_an_exhausted_iterator():
             assert not torch.equal(before[name], expected), name
 
 
-def test_buffers_that_stay_behind():
+def test_buffers_do_not_stay_behind():
     average, model = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     model(torch.randn(5, 3))
     update_average(average, model, 0.99)
@@ -67,7 +67,7 @@ def test_buffers_that_stay_behind():
         assert torch.equal(average.get_buffer(name), buffer), name
 
 
-def test_sampling_from_the_raw_generator(tmp_path: Path):
+def test_samples_are_not_of_the_raw_generator(tmp_path: Path):
     """What `vitgan.load` gives is the average."""
     state = trained(3)
     data = {"fingerprint": "", "images": 13}
@@ -78,7 +78,7 @@ def test_sampling_from_the_raw_generator(tmp_path: Path):
     assert not torch.equal(loaded(z), state.players.generator(z))
 
 
-def test_resume_that_loses_the_optimiser_the_average_or_sigma():
+def test_a_resumed_run_loses_no_optimiser_average_or_sigma():
     """Two steps, all tensors into a new run of other weights, two more: bit for bit four steps in a row."""
     whole = trained(4)
     half = trained(2).tensors()
@@ -92,7 +92,7 @@ def test_resume_that_loses_the_optimiser_the_average_or_sigma():
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_resume_that_loses_the_order_of_the_data(tmp_path: Path):
+def test_a_resumed_run_keeps_the_order_of_the_data(tmp_path: Path):
     """A stream entered at image 40 continues the one from image 0."""
     path = tmp_path / "images.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8))

@@ -138,5 +138,5 @@ def test_a_terminal_without_a_size_gets_lines(monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(5.4, "0:05"), (125, "2:05"), (3723, "1:02:03"), (59.7, "1:00")]
 )
-def test_clock(seconds: float, text: str):
+def test_the_clock_shows_hours_minutes_and_seconds(seconds: float, text: str):
     assert clock(seconds) == text

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread")]
 REAL = [recipes.get(name).to_dict() for name in [*recipes.names(), *ROWS]]
 
 
-def test_recipe_json(fuzz: Any, tmp_path: Path) -> None:
+def test_any_recipe_json_is_read_or_refused_in_one_sentence(fuzz: Any, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
 
     def check(content: bytes) -> None:
@@ -75,7 +75,7 @@ def with_other_numbers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
     return value, draw(st.integers(0, 4))
 
 
-def test_numbers_that_make_no_network(fuzz: Any) -> None:
+def test_any_numbers_make_a_network_or_are_refused(fuzz: Any) -> None:
     """From the options to the networks: UserError, or networks."""
 
     def check(value: tuple[dict[str, Any], int]) -> None:

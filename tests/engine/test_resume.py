@@ -97,7 +97,7 @@ def test_a_second_signal_ends_at_once(
     assert capsys.readouterr().err.splitlines()[-1] == "vitgan: Interrupted."
 
 
-def test_a_signal_before_the_first_checkpoint(
+def test_a_signal_before_the_first_checkpoint_saves_what_there_is(
     tiny_train: Command, straight: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Within the first step: that step is saved. Before it: there is nothing to save, and no error."""

@@ -212,7 +212,9 @@ def test_the_small_classifier_learns_digits_it_has_not_seen() -> None:
         ("--network.dpeth 3", "no setting --network.dpeth"),
     ],
 )
-def test_a_mistake_about_a_classifier(words: str, sentence: str, labelled: Path, tmp_path: Path) -> None:
+def test_a_mistake_about_a_classifier_is_one_sentence(
+    words: str, sentence: str, labelled: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         vitgan.train(classifier(labelled, *words.split()), out=tmp_path / "run", device="cpu", quiet=True)
     assert "\n" not in str(caught.value)
@@ -230,7 +232,7 @@ def test_a_mistake_about_a_classifier(words: str, sentence: str, labelled: Path,
         ("--optimiser.learning-rate 1e30", r"Lower the learning rate \(--optimiser.learning-rate\)"),
     ],
 )
-def test_a_mistake_about_an_image_fit(words: str, sentence: str, tmp_path: Path) -> None:
+def test_a_mistake_about_an_image_fit_is_refused(words: str, sentence: str, tmp_path: Path) -> None:
     def train() -> None:
         recipe = siren("--training.images", "16", *words.split())
         vitgan.train(recipe, out=tmp_path / "run", device="cpu", quiet=True)
@@ -268,7 +270,7 @@ def test_a_run_of_another_kind_is_told_apart(labelled: Path, tmp_path: Path) -> 
         vitgan.train("digits", out=folders["classifier"], device="cpu", quiet=True)
 
 
-def test_bfloat16_classifier_and_fit(labelled: Path) -> None:
+def test_a_classifier_and_a_fit_train_in_bfloat16(labelled: Path) -> None:
     for recipe in (
         classifier(labelled, "--training.precision", "bf16"),
         siren("--training.precision", "bf16"),

@@ -172,7 +172,7 @@ def test_a_slider_moves_an_image_and_zero_brings_it_back(visit: Callable[[str], 
     assert shown[0] != shown[1]
 
 
-def test_the_discriminators_view(visit: Callable[[str], Visitor]) -> None:
+def test_the_discriminators_view_follows_the_image_and_the_head(visit: Callable[[str], Visitor]) -> None:
     visitor = visit("c")
     patches, seen, said = visitor.ask("judge", "two", 0, 0, 1, 0, None)
     assert pictures(seen)[0].size == pictures(patches)[0].size == (384, 384)
@@ -193,7 +193,7 @@ def test_two_visitors_see_the_attention_over_their_own_images(visit: Callable[[s
             assert [one.result()[1:] for one in asked] == alone
 
 
-def test_a_runs_curves_samples_and_settings(visit: Callable[[str], Visitor]) -> None:
+def test_a_runs_curves_samples_and_settings_are_shown(visit: Callable[[str], Visitor]) -> None:
     line, _, sample, curves, settings, _ = visit("c").ask("read", "two", 1)
     assert "state: complete, images: 8" in line
     assert pictures(sample)[0].width > 50

@@ -77,7 +77,7 @@ def test_classes_are_asked_for_where_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(("suffix", "count"), [(".png", 1), (".PNG", 1), (".gif", 7)])
-def test_a_walk_as_a_strip_and_as_a_gif(suffix: str, count: int, run: Path, tmp_path: Path) -> None:
+def test_a_walk_is_written_as_a_strip_or_a_gif(suffix: str, count: int, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / f"walk{suffix}"
     assert main(["interpolate", str(run), "--seeds", "1", "2", "--frames", "7", "--out", str(out)]) == 0
     with Image.open(out) as picture:
@@ -85,7 +85,7 @@ def test_a_walk_as_a_strip_and_as_a_gif(suffix: str, count: int, run: Path, tmp_
         assert picture.size == ((2 + 7 * 50, 2 + 50) if count == 1 else (48, 48))
 
 
-def test_a_walk_as_a_film(run: Path, tmp_path: Path) -> None:
+def test_a_walk_is_written_as_a_film(run: Path, tmp_path: Path) -> None:
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     out = tmp_path / "walk.mp4"
     assert main(["interpolate", str(run), "--seeds", "1", "2", "--frames", "30", "--out", str(out)]) == 0
@@ -113,7 +113,7 @@ def test_without_the_library_for_films_the_command_that_installs_it_is_named(
         (("--out", "walk.gif", "--class", "1"), "knows no classes"),
     ],
 )
-def test_mistakes_of_a_walk(
+def test_mistakes_of_a_walk_are_refused(
     words: tuple[str, ...],
     said: str,
     run: Path,

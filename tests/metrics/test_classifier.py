@@ -43,7 +43,7 @@ def test_it_tells_held_out_digits_apart_and_the_seed_decides_all() -> None:
 
 
 @pytest.mark.parametrize(("resolution", "channels"), [(8, 1), (12, 3), (28, 1), (32, 3), (50, 1), (64, 3)])
-def test_sizes_and_a_gradient_for_every_parameter(resolution: int, channels: int) -> None:
+def test_every_parameter_gets_a_gradient_at_every_size(resolution: int, channels: int) -> None:
     network = ClassifierOptions(width=8).build(resolution=resolution, channels=channels, classes=7)
     images = torch.randint(0, 256, (4, channels, resolution, resolution), dtype=torch.uint8)
     features, logits = network(images)

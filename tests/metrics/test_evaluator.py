@@ -144,7 +144,7 @@ def test_two_folders_give_what_torch_fidelity_gives(
         assert any(line.split() == [name, shown] for line in said.splitlines()), name
 
 
-def test_of_more_images_than_asked_for_a_choice_by_the_seed(tmp_path: Path) -> None:
+def test_the_seed_chooses_of_more_images_than_asked_for(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         np.save(tmp_path / f"{name}.npy", toy(60, seed)[0])
     words = (
@@ -246,7 +246,7 @@ def test_classifier_numbers_bear_no_name_of_the_literature(real: ImageSet) -> No
     assert accuracy > 0.9
 
 
-def test_a_set_against_itself_and_against_noise(real: ImageSet) -> None:
+def test_a_set_is_near_itself_and_far_from_noise(real: ImageSet) -> None:
     evaluator = quick(real)
     same = evaluator.score_images(pixels(real)).metrics
     trace = float(np.trace(evaluator._reals.moments["sigma"]))

@@ -75,7 +75,7 @@ def saved(value: Any) -> bytes:
     ],
     ids=["empty", "web page", "another network", "a list", "no tensor"],
 )
-def test_a_file_that_is_no_weights(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_weights_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match="is not a file of torch-fidelity's Inception weights") as caught:
@@ -117,7 +117,9 @@ def test_without_a_network_one_sentence_says_which_file_and_where(
     assert "\n" not in said
 
 
-def test_a_damaged_file_in_the_cache_of_torch_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_in_the_cache_of_torch_hub_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     features.weights_path().parent.mkdir()
     features.weights_path().write_bytes(b"half")

@@ -70,7 +70,7 @@ def test_metrics_are_named_in_any_order() -> None:
         check_metrics([])
 
 
-def test_the_metrics_that_so_many_images_allow() -> None:
+def test_few_images_allow_fewer_metrics() -> None:
     assert possible_metrics(10, 10) == METRICS
     assert possible_metrics(9, 9) == ("fid", "kid", "prdc")
     assert possible_metrics(5, 100) == ("fid", "is", "kid")

@@ -81,7 +81,7 @@ def twin_density_and_coverage(real: Tensor, fake: Tensor, k: int) -> tuple[float
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
-def test_density_and_coverage(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_density_and_coverage_are_those_of_a_double_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "CHUNK", chunk)
     real, fake = gaussian(40, 3, 0), gaussian(30, 3, 1, 0.7)
     expected = twin_density_and_coverage(real, fake, 5)
@@ -120,7 +120,7 @@ def test_a_choice_is_of_the_seed_in_order_and_without_repetition() -> None:
     assert statistics.chosen(5, 30, 1).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_class_histogram() -> None:
+def test_the_class_histogram_has_shares_of_every_class() -> None:
     logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [0, 9.0, 0], [9.0, 0, 0]], dtype=torch.float64)
     found = statistics.class_histogram(logits, ("cat", "dog", "eel"))
     assert found.pop("classifier_confidence") == pytest.approx(1, abs=1e-3)

@@ -45,7 +45,9 @@ def real(resolution: int = 8) -> Tensor:
     ("options", "classes", "resolution"),
     [(PLAIN, 0, 8), (PLAIN, CLASSES, 8), ({"hierarchical": True}, 0, 8), (FULL, CLASSES, 16)],
 )
-def test_training(options: dict[str, int], classes: int, resolution: int):
+def test_training_moves_every_parameter_and_samples_outlive_a_save(
+    options: dict[str, int], classes: int, resolution: int
+):
     """Two updates of D for one of G: finite losses, every parameter moves, samples outlive a save."""
     model = generator(options, classes, resolution)
     attention = options.get("attention", 0)
@@ -104,7 +106,7 @@ def test_images_have_a_spread_from_the_start(start: str, resolution: int):
         assert images.std(0).mean() > 0.1
 
 
-def test_orthogonal_start():
+def test_an_orthogonal_start_has_singular_values_of_one():
     for layer in (m for m in generator({"start": "orthogonal"}).modules() if isinstance(m, Linear)):  # type: ignore[dict-item]
         values = torch.linalg.svdvals(layer.weight.detach())
         torch.testing.assert_close(values, torch.ones_like(values))
@@ -134,7 +136,7 @@ def test_running_statistics_come_to_the_batch_statistics():
 
 
 @pytest.mark.parametrize(("options", "classes"), [(PLAIN, 0), (FULL, CLASSES)])
-def test_bfloat16(options: dict[str, int], classes: int):
+def test_bfloat16_comes_near_fp32_with_statistics_in_fp32(options: dict[str, int], classes: int):
     """Images in the dtype of z, logits and every statistic in fp32; near the fp32 result."""
     g, d = generator(options, classes), discriminator(classes, attention=4 if options else 0)
     labels = torch.arange(8) % classes if classes else None
@@ -163,7 +165,7 @@ def test_training_is_a_function_of_the_generators_of_random_numbers():
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_spectral_norm():
+def test_spectral_norm_covers_every_matrix_and_moves_in_its_own_update():
     """Every matrix of both networks but the generator's label tables; it moves in its own update alone.
 
     u^T W v is never above sigma, so in training the norms in use lag above 1; at rest they come to 1.
@@ -196,7 +198,7 @@ def norms_in_use(spectral: SpectralNorm) -> list[float]:
     return [torch.linalg.svdvals(weight)[0].item() for weight in weights]
 
 
-def test_labels_and_truncation():
+def test_labels_and_truncation_change_the_images():
     g, d = generator(FULL, CLASSES), discriminator(CLASSES)
     z = torch.randn(1, 8).expand(CLASSES, -1)
     assert torch.pdist(g.eval()(z, torch.arange(CLASSES)).flatten(1)).min() > 1e-3
@@ -223,7 +225,7 @@ def test_labels_and_truncation():
         ("discriminator", {"width": 0}, {}, "width"),
     ],
 )
-def test_mistakes(part: str, options: dict[str, int], sizes: dict[str, int], word: str):
+def test_mistakes_are_named(part: str, options: dict[str, int], sizes: dict[str, int], word: str):
     made = {"generator": BigGANGeneratorOptions, "discriminator": BigGANDiscriminatorOptions}[part]
     with pytest.raises(UserError, match=word):
         made(**{"width": 4, **options}).build(**{"resolution": 8, "channels": 1, **sizes})

@@ -107,7 +107,7 @@ def attended(module: nn.Module, x: Tensor) -> Tensor:
     return x + module.gamma * convolved(module.out, found.T.unflatten(1, x.shape[1:]))
 
 
-def test_batch_norm_in_training():
+def test_batch_norm_in_training_is_its_twin():
     """Batch statistics, channel by channel over batch and pixels; the running variance is unbiased."""
     module = Standardisation(3, momentum=0.3).double()
     unsettled(module)
@@ -124,7 +124,7 @@ def test_batch_norm_in_training():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_batch_norm_in_eval_mode(conditional: bool):
+def test_batch_norm_in_eval_mode_is_its_twin(conditional: bool):
     module = ConditionalBatchNorm(3, 4) if conditional else BatchNorm(3)
     twins.scramble(module).double().eval()
     unsettled(module)
@@ -132,7 +132,7 @@ def test_batch_norm_in_eval_mode(conditional: bool):
     close(module(x, condition), torch.stack([norm(module, *pair) for pair in zip(x, condition, strict=True)]))
 
 
-def test_pixel_attention():
+def test_pixel_attention_is_its_twin():
     module = twins.scramble(PixelAttention(16)).double()
     x = twins.random(2, 16, 4, 6)
     found = module(x)
@@ -178,7 +178,7 @@ def generated(model: BigGANGenerator, z: Tensor, label: int | None) -> Tensor:
         ({"shared_embedding": 5, "hierarchical": True, "attention": 8}, CLASSES),
     ],
 )
-def test_generator(options: dict[str, int], classes: int, resolution: int):
+def test_the_generator_is_its_twin(options: dict[str, int], classes: int, resolution: int):
     """Every way in which label and latent reach the norms, in eval mode."""
     model = BigGANGeneratorOptions(width=4, latent_dim=7, **options).build(  # type: ignore[arg-type]
         resolution=resolution, channels=3, classes=classes
@@ -197,7 +197,7 @@ def test_generator(options: dict[str, int], classes: int, resolution: int):
     ("resolution", "grid", "attention", "classes"),
     [(8, 8, 0, 0), (8, 4, 4, CLASSES), (16, 8, 8, 0), (16, 4, 0, 0)],
 )
-def test_discriminator(resolution: int, grid: int, attention: int, classes: int):
+def test_the_discriminator_is_its_twin(resolution: int, grid: int, attention: int, classes: int):
     """Residual blocks, ReLU, sum over pixels, a linear head, and the product with the label's vector."""
     options = BigGANDiscriminatorOptions(width=4, grid=grid, attention=attention)
     model = options.build(resolution=resolution, channels=3, classes=classes)

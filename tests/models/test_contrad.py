@@ -46,7 +46,7 @@ def images(count: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_training(backbone: str):
+def test_training_moves_every_parameter_and_samples_outlive_a_save(backbone: str):
     """Every parameter of both moves, and a generator that was saved samples the same."""
     pair = systems.players(generator(), discriminator(backbone))
     seen = systems.train_and_check(pair, GAME, systems.toy_images(8, 3))
@@ -115,7 +115,7 @@ def test_labels_reach_the_logit():
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_bfloat16(backbone: str):
+def test_bfloat16_comes_near_fp32_and_trains(backbone: str):
     """Logits and projections in fp32, near fp32's, with a gradient for every parameter and the images."""
     model, x = discriminator(backbone), images()
     exact, found = model.judge(x), model.judge(x.bfloat16())
@@ -168,7 +168,7 @@ def test_the_residual_encoder_halves_down_to_four_pixels(resolution: int, grid: 
     assert sides == [side for side in grid for _ in range(2)]
 
 
-def test_mistakes():
+def test_mistakes_are_named():
     wrong = ResidualOptions(spectral_norm="plane")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="power of two"):
         ContraDDiscriminatorOptions(backbone=ResidualOptions()).build(resolution=24, channels=3)

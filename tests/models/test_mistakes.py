@@ -38,7 +38,7 @@ NO_AUGMENT = DiffAugment(translation=0, colour=0, cutout=0, scaling=0)
 SMALL: dict[str, Any] = {"patch": 2, "depth": 2, "width": WIDTH, "heads": HEADS, "perceptron_width": 24}
 
 
-def test_query_and_key_tied_by_comment_only():
+def test_query_and_key_are_tied_by_one_matrix():
     """L2 attention owns one query/key matrix of shape (D, D), and no other matrix but value and out."""
     weights = {name: tuple(p.shape) for name, p in L2Attention(WIDTH, HEADS).named_parameters()}
     matrices = {name: shape for name, shape in weights.items() if name.endswith("weight")}
@@ -53,7 +53,7 @@ def attention_logits(query: Tensor, key: Tensor) -> Tensor:
     return matrix.log() - matrix.log().mean(-1, keepdim=True)
 
 
-def test_norm_of_the_query_used_for_the_key():
+def test_the_norm_of_the_key_is_not_that_of_the_query():
     """A key twice as far from every query has a lower logit by the difference of the squared distances."""
     query = torch.zeros(1, 1, 1, 4, dtype=torch.float64)
     key = torch.zeros(1, 1, 2, 4, dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_norm_of_the_query_used_for_the_key():
     assert near - far == pytest.approx((4 - 1) / math.sqrt(4))
 
 
-def test_scaling_after_the_softmax_or_by_the_width_instead_of_the_head():
+def test_scaling_is_by_the_head_and_before_the_softmax():
     """Rows sum to 1, and one distance in heads of 4 and of 16 features differs in logit by a factor of 2."""
     gaps = []
     for size in (4, 16):
@@ -75,7 +75,7 @@ def test_scaling_after_the_softmax_or_by_the_width_instead_of_the_head():
 
 
 @pytest.mark.parametrize("attention", [L2Attention, SelfAttention])
-def test_heads_that_see_each_other(attention: type[nn.Module]):
+def test_heads_do_not_see_each_other(attention: type[nn.Module]):
     """With an identity at the end, the value of one head changes the features of that head alone."""
     module = attention(WIDTH, HEADS)
     assert isinstance(module, (L2Attention, SelfAttention))
@@ -90,7 +90,7 @@ def test_heads_that_see_each_other(attention: type[nn.Module]):
 
 
 @pytest.mark.parametrize("misspelt", ["spectral", "spectral_normalisation", "use_isn"])
-def test_improved_spectral_norm_off_by_a_misspelt_option(misspelt: str):
+def test_a_misspelt_option_does_not_turn_improved_spectral_norm_off(misspelt: str):
     """An option that is not there is an error in Python, in a file and on the command line."""
     recipe = recipes.get("digits")
     assert recipe.discriminator.spectral_norm == "improved"
@@ -116,7 +116,7 @@ def test_improved_spectral_norm_off_by_a_misspelt_option(misspelt: str):
         ("generator", "implicit_combine", "modulate"),
     ],
 )
-def test_a_misspelt_value_that_falls_through_to_another_choice(part: str, field: str, value: str):
+def test_a_misspelt_value_does_not_fall_through_to_another_choice(part: str, field: str, value: str):
     recipe = recipes.get("digits")
     written = recipe.to_dict()
     written[part][field] = value
@@ -137,12 +137,12 @@ def test_a_misspelt_value_that_falls_through_to_another_choice(part: str, field:
         ViTGANGeneratorOptions(**SMALL, entry="c"),  # type: ignore[arg-type]
     ],
 )
-def test_a_misspelt_value_in_python(options: VisionTransformerOptions | ViTGANGeneratorOptions):
+def test_a_misspelt_value_in_python_is_refused(options: VisionTransformerOptions | ViTGANGeneratorOptions):
     with pytest.raises(UserError, match="must be one of"):
         options.build(resolution=8, channels=1)
 
 
-def test_consistency_of_an_image_with_itself():
+def test_consistency_of_an_image_with_itself_is_refused():
     """bCR against clean images, with nothing augmented, would be zero and say nothing."""
     recipe = recipes.get("cifar10")
     with pytest.raises(UserError, match="compares each image with itself"):
@@ -150,7 +150,7 @@ def test_consistency_of_an_image_with_itself():
     replace(recipe, augment=NO_AUGMENT, terms=(BCR(),))
 
 
-def test_self_modulation_by_scalars():
+def test_self_modulation_is_not_by_scalars():
     """gamma and beta have a value for each of the D features."""
     norm = SelfModulatedLayerNorm(WIDTH, 5)
     w = torch.randn(2, 5)
@@ -159,7 +159,7 @@ def test_self_modulation_by_scalars():
         assert affine(w).std(1).min() > 0.01
 
 
-def test_self_modulation_shared_by_the_sublayers():
+def test_self_modulation_is_not_shared_by_the_sublayers():
     """Two norms in each block and one at the end, each with two affine maps of its own."""
     generator = ViTGANGeneratorOptions(**SMALL).build(resolution=8, channels=3)
     norms = [module for module in generator.modules() if isinstance(module, SelfModulatedLayerNorm)]
@@ -169,7 +169,7 @@ def test_self_modulation_shared_by_the_sublayers():
 
 
 @pytest.mark.parametrize("norm", [lambda: LayerNorm(WIDTH), lambda: SelfModulatedLayerNorm(WIDTH, 5)])
-def test_residual_of_the_normalised_h_and_dropped_output_of_the_perceptron(norm: Any):
+def test_the_residual_is_h_itself_and_the_perceptrons_output_is_kept(norm: Any):
     """With both sublayers' last weights at 0, a block adds their last biases to h itself."""
     block = Block(SelfAttention(WIDTH, HEADS), MultilayerPerceptron(WIDTH, 24), norm)
     h, w = 3 * torch.randn(2, 5, WIDTH) + 1, torch.randn(2, 5)
@@ -182,7 +182,7 @@ def test_residual_of_the_normalised_h_and_dropped_output_of_the_perceptron(norm:
 
 
 @pytest.mark.parametrize(("resolution", "patch"), [(32, 4), (64, 8)])
-def test_49_patches_instead_of_64(resolution: int, patch: int):
+def test_the_sequence_has_64_patches_and_not_49(resolution: int, patch: int):
     """At the paper's sizes the discriminator's sequence is 64 tokens and the class token, overlap or not."""
     for overlap in (0, patch // 2):
         assert patchify(torch.zeros(1, 3, resolution, resolution), patch, overlap).shape[1] == 64
@@ -195,7 +195,7 @@ def test_49_patches_instead_of_64(resolution: int, patch: int):
 
 
 @pytest.mark.parametrize(("kind", "reach"), [("linear", 0), ("implicit", 0), ("conv", 3)])
-def test_tokens_reshaped_as_an_image(kind: str, reach: int):
+def test_tokens_are_not_reshaped_as_an_image(kind: str, reach: int):
     """Token k of 8 x 8 moves patch (k // 8, k % 8); where the output convolves, at most three around it."""
     output = {
         "linear": lambda: LinearOutput(WIDTH, 4, 3),
@@ -216,7 +216,7 @@ def test_tokens_reshaped_as_an_image(kind: str, reach: int):
 @pytest.mark.parametrize("output", ["linear", "implicit", "conv"])
 @pytest.mark.parametrize("entry", ["A", "B", "C"])
 @torch.no_grad()
-def test_images_of_no_contrast_at_the_start(entry: Any, output: Any):
+def test_images_have_contrast_at_the_start(entry: Any, output: Any):
     """At the paper's size the first images have a deviation in [0.1, 1], and differ between latents."""
     torch.manual_seed(0)
     generator = ViTGANGeneratorOptions(entry=entry, output=output).build(resolution=32, channels=3)
@@ -227,20 +227,20 @@ def test_images_of_no_contrast_at_the_start(entry: Any, output: Any):
 
 @pytest.mark.parametrize("name", recipes.BASES)
 @torch.no_grad()
-def test_images_of_no_contrast_at_the_start_of_a_recipe(name: str):
+def test_images_of_a_recipe_have_contrast_at_the_start(name: str):
     recipe = recipes.get(name)
     torch.manual_seed(0)
     generator = recipe.generator.build(resolution=recipe.data.resolution, channels=recipe.data.channels)
     assert 0.1 <= generator(torch.randn(8, generator.latent_dim)).std() <= 1
 
 
-def test_sine_network_without_the_coordinates():
+def test_the_sine_network_sees_the_coordinates():
     """Every pixel of a patch has a colour of its own."""
     colours = ImplicitOutput(WIDTH, 4, 3, hidden=WIDTH)(torch.randn(1, 1, WIDTH))
     assert torch.pdist(colours[0].flatten(1).T).min() > 1e-3
 
 
-def test_sine_network_with_a_final_sine():
+def test_the_sine_network_has_no_final_sine():
     """The colours are linear in the last layer's weight: ten times the weight, ten times the colour."""
     module = ImplicitOutput(WIDTH, 4, 3, hidden=WIDTH, combine="sum")
     assert isinstance(module.colour, Linear)
@@ -252,7 +252,7 @@ def test_sine_network_with_a_final_sine():
 
 
 @pytest.mark.parametrize("hidden", [16, 400])
-def test_sine_layer_initialised_by_fan_out(hidden: int):
+def test_a_sine_layer_is_not_initialised_by_fan_out(hidden: int):
     """Its weights fill SIREN's U(+-sqrt(6 / I) / omega_0) with I its inputs, whatever its outputs."""
     module = ImplicitOutput(64, 4, 3, hidden=hidden, combine="sum", omega_0=30.0)
     assert isinstance(module.sine, Linear)
@@ -262,13 +262,13 @@ def test_sine_layer_initialised_by_fan_out(hidden: int):
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-def test_fourier_features_that_are_not_trained():
+def test_fourier_features_are_trained():
     module = ImplicitOutput(WIDTH, 4, 3, hidden=WIDTH)
     module(torch.randn(1, 4, WIDTH)).square().sum().backward()
     assert module.fourier.weight.grad is not None
     assert module.fourier.weight.grad.abs().min() > 0
 
 
-def test_overlap_default_is_half_a_patch():
+def test_the_overlap_is_half_a_patch_by_default():
     assert replace(VisionTransformerOptions(**SMALL), patch=4).build(resolution=8, channels=1).overlap == 2
     assert replace(VisionTransformerOptions(**SMALL), overlap=0).build(resolution=8, channels=1).overlap == 0

@@ -50,7 +50,7 @@ def test_the_network_and_its_gradient_are_those_of_the_equation() -> None:
     torch.testing.assert_close(model.slope(v), torch.from_numpy(slope), rtol=1e-5, atol=1e-5)
 
 
-def test_arguments_of_the_sines_at_the_start() -> None:
+def test_arguments_of_the_sines_are_distributed_as_the_paper_says() -> None:
     """Arcsine behind the first sine; then normal arguments, of a variance that converges with depth."""
     model, x, variance = siren(depth=8, width=512), points(512), 1.0
     for i, layer in enumerate(layers(model)[:-1]):
@@ -122,7 +122,7 @@ def fit(model: nn.Module, v: Tensor, target: Tensor) -> float:
     return 10 * math.log10(4 / error.item())
 
 
-def test_bfloat16_forward_and_backward() -> None:
+def test_bfloat16_passes_forward_and_backward() -> None:
     model, v = siren(), points(50)
     colours = model(v.bfloat16())
     assert colours.dtype == torch.bfloat16
@@ -138,6 +138,6 @@ def test_bfloat16_forward_and_backward() -> None:
         (SirenOptions(omega_0=0.0), "--network.omega-0 must be greater than 0"),
     ],
 )
-def test_sizes_that_make_no_network(options: SirenOptions, sentence: str) -> None:
+def test_sizes_that_make_no_network_are_refused(options: SirenOptions, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         options.build(channels=3)

@@ -68,7 +68,7 @@ def test_training_moves_every_parameter(resolution: int, channels: int, classes:
     )
 
 
-def test_bf16_trains():
+def test_training_in_bf16_keeps_logits_in_fp32():
     """A step in bf16: logits in fp32, every gradient finite."""
     pair = systems.players(generator(), discriminator())
     seen = systems.train_and_check(pair, game(torch.bfloat16), systems.toy_images(8, 1), steps=4)
@@ -139,7 +139,7 @@ def test_mixing_swaps_the_last_styles_of_some_images():
     assert len(others.unique(dim=0)) == mixed.sum()
 
 
-def test_no_mixing():
+def test_without_mixing_all_styles_are_one():
     assert styles_drawn(0.0)[0].all()
 
 

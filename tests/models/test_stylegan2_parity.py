@@ -114,7 +114,7 @@ def plain(module: nn.Module, x: Tensor, padding: int = 0) -> Tensor:
     return out if module.bias is None else out + module.bias.detach().double()[:, None, None]
 
 
-def test_blur():
+def test_blur_is_its_twin():
     x = twins.random(2, 3, 6, 7)
     for padding, stride, gain in [(1, 1, 4.0), (2, 1, 1.0), (1, 2, 1.0)]:
         found = Blur(padding=padding, stride=stride, gain=gain).double()(x)
@@ -122,7 +122,7 @@ def test_blur():
         close(found, expected[:, :, ::stride, ::stride])
 
 
-def test_upsample():
+def test_upsampling_is_its_twin():
     x = twins.random(2, 3, 4, 5)
     close(Upsample().double()(x), torch.stack([doubled(image) for image in x]))
 
@@ -139,13 +139,13 @@ def test_up_convolution_doubles_the_size(kernel: int):
     assert module(torch.ones(2, 3, 4, 4), torch.ones(2, 4)).shape == (2, 5, 8, 8)
 
 
-def test_up_convolution():
+def test_the_up_convolution_is_its_twin():
     module = twins.scramble(ModulatedConvolution(3, 5, 3, 4, up=True)).double()
     x, w = twins.random(2, 3, 4, 4), twins.random(2, 4, seed=2)
     close(module(x, w), torch.stack([modulated(module, *pair) for pair in zip(x, w, strict=True)]))
 
 
-def test_minibatch_deviation():
+def test_minibatch_deviation_is_that_of_each_value():
     """One image, one channel, one pixel after the other, in two groups of three."""
     x = twins.random(6, 2, 3, 3)
     found = minibatch_deviation(x, 3)
@@ -158,7 +158,7 @@ def test_minibatch_deviation():
         close(found[start : start + 3, 2], torch.full((3, 3, 3), total / 18, dtype=torch.float64))
 
 
-def test_generator():
+def test_the_generator_is_its_twin():
     """z -> w -> layers, and the colours of every resolution, with the styles in their order."""
     model = generator()
     z = twins.random(2, 5)
@@ -185,7 +185,7 @@ def first_colour(model: StyleGAN2Generator, k: int) -> ModulatedConvolution:
     return colour
 
 
-def test_order_of_the_styles():
+def test_colours_share_their_style_with_the_next_convolution():
     """Of the 2 log2(R) - 2 styles, a resolution's colours share theirs with the next up-convolution."""
     model, w = generator(), twins.random(1, 6, 4).float()
     users = []
@@ -219,7 +219,7 @@ def noted(name: str, style: Tensor, seen: list[str]) -> Callable[[nn.Module, tup
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_discriminator(residual: bool):
+def test_the_discriminator_is_its_twin(residual: bool):
     """Each image on its own up to 4 x 4, then the deviation of its group of two."""
     model, images = discriminator(residual), twins.random(4, 3, 16, 16)
     tops = []

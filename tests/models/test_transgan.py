@@ -96,7 +96,7 @@ def test_the_same_seeds_train_the_same_networks():
         (64, 3, replace(GENERATOR, depths=(2, 1, 1, 1), width=64, bicubic=2, norm="layer", equalised=True)),
     ],
 )
-def test_images_at_the_start(resolution: int, channels: int, options: TransGANGeneratorOptions):
+def test_images_at_the_start_have_a_spread(resolution: int, channels: int, options: TransGANGeneratorOptions):
     """In range and with a spread that the discriminator sees, over latents too, whatever the depth."""
     torch.manual_seed(0)
     generator = options.build(resolution=resolution, channels=channels)
@@ -108,7 +108,7 @@ def test_images_at_the_start(resolution: int, channels: int, options: TransGANGe
     assert images.std(0).mean() > 0.1
 
 
-def test_short_precision_forward_and_backward():
+def test_short_precision_passes_forward_and_backward():
     """The dtype of the input is that of the activations; logits are fp32, gradients and weights too."""
     generator, discriminator = networks(16, 3)
     images = generator(torch.randn(4, 8).bfloat16())
@@ -124,7 +124,7 @@ def test_short_precision_forward_and_backward():
     torch.testing.assert_close(logits, reference, rtol=0.05, atol=0.05)
 
 
-def test_sizes_of_the_published_networks():
+def test_sizes_are_those_of_the_published_networks():
     """TransGAN-XL for CIFAR-10: 8 x 8 x 1024, 16 x 16 x 256, 32 x 32 x 64; patches of 2 and of 4 pixels."""
     with torch.device("meta"):
         generator = TransGANGeneratorOptions().build(resolution=32, channels=3)
@@ -140,7 +140,7 @@ def test_sizes_of_the_published_networks():
     assert all(module.window == module.side for module in attentions)
 
 
-def test_attention_within_windows_above_the_largest_full_grid():
+def test_attention_is_within_windows_above_the_largest_full_grid():
     with torch.device("meta"):
         model = replace(TransGANGeneratorOptions(), depths=(5, 4, 4, 4)).build(resolution=64, channels=3)
     found = {module.side: module.window for module in model.modules() if isinstance(module, GridAttention)}
@@ -164,7 +164,7 @@ def test_attention_within_windows_above_the_largest_full_grid():
         (replace(DISCRIMINATOR, width=30), 8, "--discriminator.width to a multiple of 4, not 30"),
     ],
 )
-def test_sizes_that_do_not_fit(
+def test_sizes_that_do_not_fit_are_refused(
     options: TransGANGeneratorOptions | TransGANDiscriminatorOptions, resolution: int, said: str
 ):
     with pytest.raises(UserError, match=said):

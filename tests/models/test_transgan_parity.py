@@ -93,7 +93,7 @@ def pooled(h: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
-def test_relative_bias(side: int):
+def test_the_bias_is_the_tables_entry_for_the_relative_place(side: int):
     """The bias of a query and a key is the table's entry for the key's row and column less the query's."""
     table = twins.random(2, 2 * side - 1, 2 * side - 1)
     found, where = relative_bias(table), places(side)
@@ -104,7 +104,7 @@ def test_relative_bias(side: int):
 
 
 @pytest.mark.parametrize(("side", "window"), [(4, 4), (4, 2), (4, 1), (6, 3)])
-def test_grid_attention(side: int, window: int):
+def test_grid_attention_is_its_twin(side: int, window: int):
     module = twins.scramble(GridAttention(6, 2, side, window)).double()
     x = twins.random(2, side**2, 6)
     close(module(x), torch.stack([attention(module, sample) for sample in x]))
@@ -160,7 +160,7 @@ def test_pooling_is_the_mean_of_a_square():
 
 @pytest.mark.parametrize("normalised", ["pixel", "layer"])
 @pytest.mark.parametrize("bicubic", [0, 1])
-def test_generator(normalised: Literal["pixel", "layer"], bicubic: int):
+def test_the_generator_is_its_twin(normalised: Literal["pixel", "layer"], bicubic: int):
     """From the latent to pixels, with full attention at 2 x 2 and 4 x 4 and windows of 2 x 2 at 8 x 8."""
     options = TransGANGeneratorOptions(
         depths=(1, 2, 1), width=32, heads=2, perceptron_ratio=2, norm=normalised, bicubic=bicubic,
@@ -183,7 +183,7 @@ def test_generator(normalised: Literal["pixel", "layer"], bicubic: int):
 
 
 @pytest.mark.parametrize("normalised", ["pixel", "layer"])
-def test_discriminator(normalised: Literal["pixel", "layer"]):
+def test_the_discriminator_is_its_twin(normalised: Literal["pixel", "layer"]):
     """Three scales, each of all the image's patches in raster order; the logit is fp32."""
     options = TransGANDiscriminatorOptions(
         patch=1, depths=(1, 1, 2), width=24, heads=2, perceptron_ratio=2, norm=normalised,

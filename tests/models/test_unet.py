@@ -33,7 +33,7 @@ def images(count: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_training(classes: int):
+def test_training_moves_every_parameter_and_samples_outlive_a_save(classes: int):
     """Every parameter of both moves, and a generator that was saved samples the same."""
     pair = systems.players(generator(classes), discriminator(classes))
     labels = torch.arange(64) % classes if classes else None
@@ -46,7 +46,7 @@ def test_training(classes: int):
     systems.check_samples(pair.generator, lambda: generator(classes))
 
 
-def test_with_another_loss_and_a_penalty():
+def test_it_trains_with_another_loss_and_a_penalty():
     game = Game(loss=Hinge(), augment=DiffAugment(), terms=(CutMix(), R1(gamma=0.1, every=4)))
     systems.train_and_check(systems.players(generator(), discriminator()), game, systems.toy_images(8, 3))
 
@@ -91,7 +91,7 @@ def test_a_pixels_verdict_depends_on_its_place():
     assert gradient[0, :, :4, :4].norm() > 2 * gradient[0, :, 4:, 4:].norm()
 
 
-def test_bfloat16():
+def test_bfloat16_comes_near_fp32_and_trains():
     """Logits in fp32, near fp32's; a gradient for every parameter; a game in bf16, the mixed pass too."""
     model, x = discriminator(), images()
     exact, found = model.judge(x), model.judge(x.bfloat16())
@@ -147,7 +147,7 @@ def test_plain_spectral_norm_holds_after_training():
     assert sigmas == pytest.approx([1.0] * len(sigmas), rel=0.01)
 
 
-def test_mistakes():
+def test_mistakes_are_named():
     with pytest.raises(UserError, match="power of two"):
         UNetDiscriminatorOptions().build(resolution=24, channels=3)
     with pytest.raises(UserError, match="levels 1 to 3"):

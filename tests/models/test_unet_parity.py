@@ -77,7 +77,7 @@ def up(block: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("label", [None, 2])
-def test_network(label: int | None):
+def test_the_network_is_its_twin(label: int | None):
     """Two blocks down, two up beside the map of their level, both verdicts and their labels' parts."""
     model, image = discriminator(classes=0 if label is None else 4), twins.random(3, 8, 8)
     fine = down(model.encoder[0], image, first=True)
@@ -101,7 +101,7 @@ def test_network(label: int | None):
     ("resolution", "channels"),
     [(8, [1, 2]), (32, [1, 2, 4]), (128, [1, 2, 4, 8, 16]), (256, [1, 2, 4, 8, 8, 16])],
 )
-def test_channels(resolution: int, channels: list[int]):
+def test_channels_are_the_papers_and_mirrored_in_the_decoder(resolution: int, channels: list[int]):
     """Those of 128 and 256 pixels are the paper's; the decoder's mirror them, the last twice."""
     model = UNetDiscriminatorOptions(width=1).build(resolution=resolution, channels=3)
     encoder = [block.first.weight.shape[0] for block in model.encoder if isinstance(block, DownBlock)]

@@ -57,7 +57,7 @@ def mapped(mapping: nn.Module, z: Tensor, label: int | None = None) -> Tensor:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("classes", [0, 3])
-def test_mapping_network(classes: int):
+def test_the_mapping_network_is_its_twin(classes: int):
     mapping = generator("C", classes).mapping
     z = 2 * twins.random(4, 5)
     labels = torch.tensor([2, 0, 1, 1]) if classes else None
@@ -86,7 +86,7 @@ def synthesised(model: ViTGANGenerator, w: Tensor) -> Tensor:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("entry", ["A", "B", "C"])
-def test_generator(entry: Literal["A", "B", "C"]):
+def test_the_generator_is_its_twin(entry: Literal["A", "B", "C"]):
     model = generator(entry)
     z = twins.random(3, 5)
     close(model(z), torch.stack([synthesised(model, mapped(model.mapping, sample)) for sample in z]))
@@ -94,7 +94,7 @@ def test_generator(entry: Literal["A", "B", "C"]):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("entry", ["A", "B", "C"])
-def test_where_the_latent_enters(entry: Literal["A", "B", "C"]):
+def test_the_latent_enters_where_the_entry_says(entry: Literal["A", "B", "C"]):
     """In C the sequence before the first block is E_pos alone; only in B it is one token longer."""
     model = generator(entry)
     seen: list[Tensor] = []
@@ -127,7 +127,7 @@ def logit(model: VisionTransformer, image: Tensor) -> Tensor:
 @pytest.mark.parity
 @pytest.mark.parametrize("attention", ["l2", "dot-product", "l2-attending-to-farthest"])
 @pytest.mark.parametrize("overlap", [None, 0, 2])
-def test_discriminator(
+def test_the_discriminator_is_its_twin(
     attention: Literal["l2", "dot-product", "l2-attending-to-farthest"], overlap: int | None
 ):
     """Overlap None is P / 2. Logits come in fp32."""
@@ -141,7 +141,7 @@ def test_discriminator(
 
 @pytest.mark.parity
 @torch.no_grad()
-def test_discriminator_with_improved_spectral_norm():
+def test_improved_spectral_norm_judges_by_exactly_normalised_weights():
     """Its logits are those of plain weights sigma(W_init) W / sigma(W), with sigma by exact decomposition."""
     model = DISCRIMINATOR.build(resolution=4, channels=3)
     layers = [module for module in model.modules() if isinstance(module, Linear)]
@@ -157,7 +157,7 @@ def test_discriminator_with_improved_spectral_norm():
 
 
 @pytest.mark.parity
-def test_projection_discriminator():
+def test_the_label_adds_a_projection_to_the_logit():
     """The label adds e_label . y / sqrt(D) to the logit (arXiv 1802.05637)."""
     options = VisionTransformerOptions(**{**vars(DISCRIMINATOR), "spectral_norm": "none"})
     model = twins.scramble(options.build(resolution=4, channels=3, classes=3))

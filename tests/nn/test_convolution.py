@@ -42,14 +42,14 @@ def convolved(module: ModulatedConvolution, x: Tensor, w: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("demodulate", [False, True])
-def test_modulated_convolution(kernel: int, demodulate: bool):
+def test_the_modulated_convolution_is_its_twin(kernel: int, demodulate: bool):
     module = twins.scramble(ModulatedConvolution(4, 5, kernel, WIDTH, demodulate=demodulate))
     x, w = twins.random(BATCH, 4, 5, 5).float(), twins.random(BATCH, WIDTH, seed=2).float()
     expected = [convolved(module, *pair) for pair in zip(x.double(), w.double(), strict=True)]
     close(module(x, w), torch.stack(expected), 2e-5)
 
 
-def test_convolutional_output():
+def test_the_convolutional_output_is_its_twin():
     """From the raster grid of tokens: convolve, then double and convolve log2(P) times, then colours."""
     module = twins.scramble(ConvolutionalOutput(WIDTH, 4, CHANNELS, 5))
     tokens, w = twins.random(BATCH, 4, WIDTH).float(), twins.random(BATCH, 5, seed=2).float()

@@ -59,7 +59,7 @@ def class_token_alone(function: Attention) -> Attention:
 @pytest.mark.parametrize("arrangement", [tied, class_token_alone])
 @pytest.mark.parametrize("tokens", [7, DIAGONAL_UP_TO + 9, FUSED_FROM + 1])
 @pytest.mark.parametrize("route", [l2_attention, fused_l2_attention])
-def test_l2_attention_in_fp32(
+def test_l2_attention_in_fp32_is_its_slow_twin(
     route: Attention, tokens: int, arrangement: Callable[[Attention], Attention], farthest: bool
 ):
     """1e-5 relative to the plain products in float64, output and gradients, whatever the route."""
@@ -139,7 +139,7 @@ def test_l2_attention_of_a_module_takes_the_products_and_not_the_fused_kernel_on
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dot_product_attention(dtype: torch.dtype):
+def test_dot_product_attention_is_its_slow_twin(dtype: torch.dtype):
     query, key, value, weighting = (twins.random(2, 3, 17, 8, seed=k).to(dtype) for k in range(4))
 
     def slow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def test_dot_product_attention(dtype: torch.dtype):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(FEWEST_ROWS // 64, 65), (3, FEWEST_ROWS // 64, 33)])
-def test_products_by_convolution(shape: tuple[int, ...], bias: bool):
+def test_products_by_convolution_are_the_plain_products(shape: tuple[int, ...], bias: bool):
     """Large enough for the convolution, of three and of four axes: output, gradients, and twice."""
     width = SMALLEST_SIDE
     x, weight = twins.random(*shape, width), twins.random(width + 8, width, seed=2) / math.sqrt(width)

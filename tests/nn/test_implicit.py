@@ -21,7 +21,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(found.detach().double(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_pixel_coordinates():
+def test_pixel_coordinates_are_the_centres_of_pixels():
     """(x, y) of pixel centres: -3/4, -1/4, 1/4, 3/4 for four pixels, the rows outermost."""
     centres = [-0.75, -0.25, 0.25, 0.75]
     assert pixel_coordinates(4).tolist() == [[x, y] for y in centres for x in centres]
@@ -61,7 +61,7 @@ def implicit_pixel(module: ImplicitOutput, column: int, row: int, y: Tensor) -> 
     ("combine", "demodulate"),
     [("modulation", False), ("modulation", True), ("concatenation", False), ("sum", False)],
 )
-def test_implicit_output(combine: Combine, demodulate: bool):
+def test_the_implicit_output_is_its_twin(combine: Combine, demodulate: bool):
     """Patch by patch, pixel by pixel; coordinates and styles are computed in fp32, hence the tolerance."""
     module = ImplicitOutput(WIDTH, 3, CHANNELS, hidden=7, combine=combine, demodulate=demodulate, omega_0=5.0)
     twins.scramble(module)

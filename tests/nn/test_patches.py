@@ -23,7 +23,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
 @pytest.mark.parametrize(
     ("size", "patch", "overlap"), [(8, 4, 0), (8, 4, 2), (8, 2, 1), (9, 3, 1), (8, 4, 4)]
 )
-def test_patches_pixel_by_pixel(size: int, patch: int, overlap: int):
+def test_patches_are_cut_as_pixel_by_pixel(size: int, patch: int, overlap: int):
     """The sequence keeps its length for every overlap, and zeros lie beyond the border."""
     images = twins.random(BATCH, CHANNELS, size, size)
     found = patchify(images, patch, overlap)
@@ -49,7 +49,7 @@ def test_a_pixel_lands_in_the_patch_and_place_that_raster_order_gives():
     assert where == [4, 9 + 1 * 3 + 2]
 
 
-def test_linear_output():
+def test_the_linear_output_is_its_twin():
     """x_p^i = E y^i + b, patch by patch, in the layout that patchify gives."""
     module = twins.scramble(LinearOutput(WIDTH, 2, CHANNELS)).double()
     tokens = twins.random(BATCH, 9, WIDTH)

@@ -35,7 +35,7 @@ def used(norm: SpectralNorm, group: list[Linear]) -> list[Tensor]:
 
 @pytest.mark.parametrize("improved", [True, False])
 @pytest.mark.parametrize("equalised", [True, False])
-def test_effective_weights(improved: bool, equalised: bool):
+def test_effective_weights_are_those_of_exact_norms(improved: bool, equalised: bool):
     """sigma(W_init) W / sigma(W), W in use, and W / sigma(W): each layer by its own norms (erratum 3)."""
     group = layers(equalised=equalised)
     initial = [largest(twins.weight_of(layer)) for layer in group]
@@ -80,7 +80,7 @@ def test_one_advance_is_one_step_of_power_iteration():
 
 
 @pytest.mark.parametrize("improved", [True, False])
-def test_gradient(improved: bool):
+def test_the_gradient_is_that_through_the_exact_norm(improved: bool):
     """The stored weight's gradient is autograd's through the exact largest singular value."""
     group = layers()
     initial = [largest(twins.weight_of(layer)) for layer in group]

@@ -37,7 +37,7 @@ def batch() -> torch.Tensor:
     return twins.random(BATCH, TOKENS, WIDTH)
 
 
-def test_self_modulated_layer_norm():
+def test_a_self_modulated_layer_norm_is_its_twin():
     """SLN(h, w) = gamma(w) (h - mu) / sigma + beta(w), with another w for every sample."""
     norm = twins.scramble(SelfModulatedLayerNorm(WIDTH, 7)).double()
     h, w = 3 * batch() + 1, twins.random(BATCH, 7, seed=2)
@@ -50,14 +50,14 @@ def test_self_modulated_layer_norm_at_zero_is_a_plain_layer_norm():
     torch.testing.assert_close(SelfModulatedLayerNorm(WIDTH, 7)(h, torch.zeros(BATCH, 7)), plain)
 
 
-def test_plain_layer_norm():
+def test_a_plain_layer_norm_is_its_twin():
     norm = twins.scramble(LayerNorm(WIDTH)).double()
     h = 3 * batch() + 1
     close(norm(h), torch.stack([twins.norm(norm, sample, None) for sample in h]))
 
 
 @pytest.mark.parametrize("kind", LOGITS)
-def test_attention_function_with_other_keys_than_queries(kind: str):
+def test_attention_takes_other_keys_than_queries(kind: str):
     """softmax_j(logit(q_i, k_j)) V, the logit divided by sqrt(d) of the head, both signs of the L2 one."""
     query = twins.random(BATCH, HEADS, 3, 4)
     key, value = twins.random(BATCH, HEADS, TOKENS, 4, seed=2), twins.random(BATCH, HEADS, TOKENS, 4, seed=3)
@@ -74,7 +74,7 @@ def test_attention_function_with_other_keys_than_queries(kind: str):
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
 @pytest.mark.parametrize("heads", [1, HEADS])
-def test_multi_head_attention(kind: str, heads: int):
+def test_multi_head_attention_is_its_twin(kind: str, heads: int):
     module = twins.scramble(ATTENTIONS[kind](WIDTH, heads)).double()
     x = batch()
     close(module(x), torch.stack([twins.attention(module, sample) for sample in x]))
@@ -96,7 +96,7 @@ def test_l2_attention_attends_most_to_itself_and_farthest_attends_least():
     assert (far.argmin(1) == torch.arange(TOKENS)).all()
 
 
-def test_l2_attention_gradient():
+def test_l2_attention_has_the_gradient_of_the_distance():
     """The expanded square has the gradient of the distance."""
     inputs = [twins.random(1, 2, 3, 4, seed=s).requires_grad_() for s in (1, 2, 3)]
     assert torch.autograd.gradcheck(l2_attention, inputs)
@@ -104,7 +104,7 @@ def test_l2_attention_gradient():
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
 @pytest.mark.parametrize("modulated", [False, True], ids=["eq. 2-3", "eq. 6-7"])
-def test_block(kind: str, modulated: bool):
+def test_a_block_is_its_twin(kind: str, modulated: bool):
     """h' = MSA(norm(h)) + h, h = MLP(norm(h')) + h'."""
     norm = partial(SelfModulatedLayerNorm, WIDTH, 7) if modulated else partial(LayerNorm, WIDTH)
     module = Block(ATTENTIONS[kind](WIDTH, HEADS), MultilayerPerceptron(WIDTH, 20), norm)
@@ -140,7 +140,7 @@ def test_equalised_learning_rate_makes_relative_steps_alike():
         torch.testing.assert_close(step.detach(), expected, rtol=2e-3, atol=0)
 
 
-def test_linear():
+def test_a_linear_layer_is_its_twin():
     layer = twins.scramble(Linear(5, 3, bias_start=0.5, learning_rate_multiplier=0.01)).double()
     x = twins.random(4, 5)
     close(layer(x), torch.stack([twins.affine(layer, row) for row in x]))

@@ -136,7 +136,7 @@ def test_a_mistake_is_one_sentence_without_box_characters_too() -> None:
         override(DIGITS, ["--generator.wdith", "8"])
 
 
-def test_settings_that_may_change_between_two_commands() -> None:
+def test_some_settings_may_change_between_two_commands() -> None:
     words = [
         "--data.source=elsewhere",
         "--training.images=5",
@@ -149,7 +149,7 @@ def test_settings_that_may_change_between_two_commands() -> None:
 @pytest.mark.parametrize(
     "words", ["--training.seed 1", "--training.batch 5", "--generator.width 8", "--data.flip True"]
 )
-def test_settings_that_may_not(words: str) -> None:
+def test_settings_that_may_not_change_are_named_as_conflicts(words: str) -> None:
     (conflict,) = DIGITS.conflicts(override(DIGITS, words.split()))
     assert conflict.startswith(words.split()[0].removeprefix("--"))
 

@@ -45,7 +45,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(real(*arguments, **named), shard_images=SHARD)
 
     monkeypatch.setattr(packing_module, "plan_of", plan_of)
-    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", CHUNK)
+    monkeypatch.setattr("vitgan.data.packed.shards.CHUNK_IMAGES", CHUNK)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_converting_process_that_is_killed_is_told_and_the_same_command_goes_o
         return read_image(source, index, form)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitgan.data.packed.writer.read_image", read_or_die)
+        patch.setattr("vitgan.data.packed.shards.read_image", read_or_die)
         said = refused(pack(source, out, workers=1))
     assert "was killed, perhaps for want of memory: give the same command again with fewer --workers" in said
     assert not list(out.glob("*.tmp"))

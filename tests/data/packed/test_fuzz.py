@@ -87,7 +87,7 @@ def test_what_is_fuzzed_is_right_before(packed: Path) -> None:
     assert reads(packed) == 3
 
 
-def test_packed_index(fuzz: Any, packed: Path) -> None:
+def test_any_index_is_right_or_refused_in_one_sentence(fuzz: Any, packed: Path) -> None:
     whole = json.loads((packed / INDEX).read_bytes())
 
     def check(content: bytes) -> None:
@@ -98,7 +98,7 @@ def test_packed_index(fuzz: Any, packed: Path) -> None:
     fuzz(check, st.one_of(bodies, bodies, texts([whole])))
 
 
-def test_files_of_a_packed_folder(fuzz: Any, packed: Path) -> None:
+def test_any_files_of_a_packed_folder_are_read_or_refused(fuzz: Any, packed: Path) -> None:
     """With the index as it was, and with one that vouches for the damage."""
     names = [shard_name(0), shard_name(1), CHECKSUMS, LABELS]
     files = {name: (packed / name).read_bytes() for name in [*names, INDEX]}

@@ -113,7 +113,7 @@ def half_packed(source: str, out: Path) -> Iterator[None]:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", SHARD)
+        patch.setattr("vitgan.data.packed.shards.CHUNK_IMAGES", SHARD)
         with pytest.raises(KeyboardInterrupt):
             pack(found, out, plan, workers=0, progress=stop)
     yield

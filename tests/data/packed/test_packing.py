@@ -121,7 +121,7 @@ def test_a_packed_folder_can_be_packed_again_to_another_size(packed: Path, tmp_p
 def test_the_files_do_not_depend_on_the_number_of_workers(
     workers: int, source: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", 3)
+    monkeypatch.setattr("vitgan.data.packed.shards.CHUNK_IMAGES", 3)
     assert packing(source, tmp_path / "other", workers=workers)
     assert contents(tmp_path / "other") == contents(packed)
 
@@ -161,7 +161,7 @@ def test_the_command_says_what_it_did(
 
 def test_progress_is_told(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("vitgan.commands.data.SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", 10)
+    monkeypatch.setattr("vitgan.data.packed.shards.CHUNK_IMAGES", 10)
     assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", "0"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " images/s" in line]
     assert [line.split(" images")[0] for line in lines] == [f"{n} of 23" for n in (0, 10, 20, 23)]

@@ -26,7 +26,7 @@ LABELS: list[Any] = [
 ]
 
 
-def test_dataset_json(fuzz: Any) -> None:
+def test_any_dataset_json_is_read_or_refused_in_one_sentence(fuzz: Any) -> None:
     def check(content: bytes) -> None:
         try:
             labels, classes = read_labels("set", NAMES, content)
@@ -48,7 +48,7 @@ def array_files() -> list[bytes]:
     return [file.getvalue() for file in (plain, several, packed)]
 
 
-def test_array_files(fuzz: Any, tmp_path: Path) -> None:
+def test_any_array_file_is_read_or_refused_in_one_sentence(fuzz: Any, tmp_path: Path) -> None:
     files = array_files()
     suffixes = {content: ".npz" if content[:2] == b"PK" else ".npy" for content in files}
 
@@ -83,7 +83,7 @@ PIECES = [
 PIECES += ["{a}" * 2000, "{0..9}" * 6]
 
 
-def test_patterns_of_tar_files(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_pattern_of_tar_files_is_expanded_or_refused(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "MOST_SHARDS", 300)
 
     def check(pieces: list[str]) -> None:
@@ -110,7 +110,7 @@ def tar_files() -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tar_files(fuzz: Any, tmp_path: Path) -> None:
+def test_any_tar_file_is_read_or_refused_in_one_sentence(fuzz: Any, tmp_path: Path) -> None:
     path = tmp_path / "set.tar"
 
     def check(content: bytes) -> None:

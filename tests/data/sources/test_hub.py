@@ -24,7 +24,9 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("kind", ["hub_folder", "hub_tables"])
-def test_sets_of_the_hubs_library(kind: str, request: pytest.FixtureRequest) -> None:
+def test_sets_of_the_hubs_library_give_every_image_with_its_label(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     images = build(request.getfixturevalue(kind), flip=False)
     assert (len(images), images.classes) == (COUNT, ("cat", "dog"))
     found, labels = joined(take(images, COUNT, batch=1))
@@ -138,7 +140,7 @@ def test_the_hubs_library_missing_names_the_command_to_install_it(monkeypatch: p
         open_source("hf:some/set")
 
 
-def test_a_set_that_is_not_there_or_has_no_images(tmp_path: Path, hub_folder: str) -> None:
+def test_a_set_that_is_not_there_or_has_no_images_is_refused(tmp_path: Path, hub_folder: str) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "train.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
     with pytest.raises(UserError, match="has no column of images, but text: pass another set"):

@@ -65,14 +65,14 @@ def sentence(source: str | Path, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("memory_mib", [0, 1])
-def test_no_readable_image_at_all(tmp_path: Path, memory_mib: int) -> None:
+def test_a_source_without_a_readable_image_names_one(tmp_path: Path, memory_mib: int) -> None:
     text = sentence(write_folder(tmp_path, BROKEN), memory_mib=memory_mib)
     assert str(tmp_path) in text
     assert "1_truncated.jpg" in text
     assert ".png" in text
 
 
-def test_no_images(tmp_path: Path) -> None:
+def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in sentence(write_folder(tmp_path, {"notes.txt": b"x"}))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("notes.txt", "x")
@@ -93,12 +93,12 @@ def test_an_unknown_source_lists_what_there_is(tmp_path: Path) -> None:
         assert all(word in text for word in (str(source), "digits", "celeba", "folder", ".npz"))
 
 
-def test_labels_that_are_not_there(tmp_path: Path) -> None:
+def test_labels_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert "has no labels" in sentence(write_folder(tmp_path, {"a.png": png(1)}), labels=True)
 
 
 @pytest.mark.parametrize(("field", "value"), [("resolution", 0), ("workers", -1), ("memory_mib", -1)])
-def test_a_number_out_of_range(field: str, value: int) -> None:
+def test_a_number_out_of_range_names_its_setting(field: str, value: int) -> None:
     assert f"data.{field}" in sentence("digits", **{field: value})
 
 
@@ -128,7 +128,7 @@ def test_a_wrong_dataset_json_is_named(tmp_path: Path, content: str, named: str)
 
 
 @pytest.mark.parametrize("data", [b"", b"this is no zip", b"PK\x03\x04 nor is this"])
-def test_a_zip_that_is_none(tmp_path: Path, data: bytes) -> None:
+def test_a_zip_that_is_none_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.zip").write_bytes(data)
     assert "cannot be read as a zip" in sentence(tmp_path / "a.zip")
 
@@ -167,14 +167,14 @@ def test_wrong_labels_of_an_array_are_said(tmp_path: Path, labels: list[Any]) ->
     assert "2 integers" in sentence(tmp_path / "a.npz")
 
 
-def test_an_npz_of_several_arrays(tmp_path: Path) -> None:
+def test_an_npz_of_several_arrays_names_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", train=np.zeros((2, 4, 4)), test=np.zeros((2, 4, 4)))
     assert "train, test" in sentence(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 @pytest.mark.parametrize("data", [b"", b"no array at all, by any reading"])
-def test_a_file_that_is_no_array(tmp_path: Path, suffix: str, data: bytes) -> None:
+def test_a_file_that_is_no_array_is_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
     (tmp_path / f"a.{suffix}").write_bytes(data)
     assert "cannot be read" in sentence(tmp_path / f"a.{suffix}")
 
@@ -194,7 +194,9 @@ def test_a_failed_download_says_what_else_there_is(
     assert "Too many users have" in text
 
 
-def test_torchvision_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_that_cannot_be_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path))
     monkeypatch.setitem(sys.modules, "torchvision", None)
     assert "torchvision" in sentence("cifar10")

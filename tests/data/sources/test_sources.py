@@ -136,7 +136,7 @@ def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 6, 6), (5, 6, 6, 1), (5, 1, 6, 6), (5, 6, 6, 3), (5, 3, 6, 6)])
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_arrays_of_every_layout(shape: tuple[int, ...], kind: str, tmp_path: Path) -> None:
+def test_arrays_of_every_layout_are_read(shape: tuple[int, ...], kind: str, tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     path = tmp_path / f"set.{kind}"
     np.save(path, array) if kind == "npy" else np.savez(path, something=array)
@@ -147,7 +147,7 @@ def test_arrays_of_every_layout(shape: tuple[int, ...], kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("key", ["labels", "label", "y"])
-def test_npz_with_labels_and_floats(key: str, tmp_path: Path) -> None:
+def test_an_npz_has_labels_and_may_hold_floats(key: str, tmp_path: Path) -> None:
     array = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4)
     np.savez(tmp_path / "set.npz", **{"images": array, key: np.array([0, 2], dtype=np.uint8)})
     images = options(str(tmp_path / "set.npz"), channels=1, labels=True).build()

@@ -32,7 +32,7 @@ pytestmark = [
 Refused = Callable[..., str]
 
 
-def test_patterns_count_and_list() -> None:
+def test_patterns_expand_to_numbers_and_lists() -> None:
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{x,y}/{0..1}.tar") == ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]
     assert expand("{a,b{1,2}}.tar") == ["a.tar", "b1.tar", "b2.tar"]
@@ -50,7 +50,7 @@ def test_samples_labels_and_order_are_those_of_the_files(wds: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_compressed_tars_jpegs_and_labels_in_json(mode: str, tmp_path: Path) -> None:
+def test_compressed_tars_with_labels_in_json_are_read(mode: str, tmp_path: Path) -> None:
     content = [("a.x.jpg", encoded(1, "JPEG")), ("a.x.json", b'{"label": 4, "caption": "a cat"}')]
     write_tar(tmp_path / "set.tar", content, mode)
     images = build(f"wds:{tmp_path}/set.tar")
@@ -144,7 +144,7 @@ def test_windows_are_smaller_where_samples_are_large_and_one_is_held(
 def test_a_stream_can_be_packed(
     workers: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitgan.data.packed.writer.CHUNK_IMAGES", 4)
+    monkeypatch.setattr("vitgan.data.packed.shards.CHUNK_IMAGES", 4)
     source: str = request.getfixturevalue(kind)
     assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", workers, "--quiet"]) == 0
     packed, stream = build(str(tmp_path / "packed")), build(source)

@@ -210,12 +210,12 @@ def test_files_that_go_away_are_waited_for(
         ("wds:{0..999999}.tar", "names more than 100,000 files"),
     ],
 )
-def test_sources_that_are_refused(source: str, said: str) -> None:
+def test_wrong_sources_are_refused_in_a_sentence(source: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         open_source(source)
 
 
-def test_a_tar_without_images_and_a_file_that_is_no_tar(tmp_path: Path) -> None:
+def test_a_tar_without_images_and_a_file_that_is_no_tar_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "set.tar", [("a.txt", b"text")])
     (tmp_path / "none.tar").write_bytes(b"none" * 1000)
     for name in ("set", "none"):
