@@ -239,7 +239,7 @@ def test_commands_stand_beside_their_lines(capsys: Said, monkeypatch: pytest.Mon
 
 
 def test_settings_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal too, where the library that reads them would draw boxes in colour."""
+    """They are on a terminal too, where the library that reads them would draw boxes in colour."""
     monkeypatch.setenv("COLUMNS", "80")
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)

@@ -39,7 +39,7 @@ def rolled(image: Tensor, down: int, right: int) -> Tensor:
 
 
 def test_translation_is_a_roll_by_whole_pixels_filled_with_zeros():
-    """At most an eighth of the side each way; every shift within it occurs."""
+    """It is at most an eighth of the side each way; every shift within it occurs."""
     clean = images(1, 16)
     shifts = {(i, j): rolled(clean[0], i, j) for i in range(-2, 3) for j in range(-2, 3)}
     found = set()

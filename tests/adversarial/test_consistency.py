@@ -31,7 +31,7 @@ def discriminator() -> VisionTransformer:
 
 @pytest.mark.parametrize("against", ["augmented", "clean"])
 def test_bcr_is_the_squared_difference_image_by_image(against: Literal["augmented", "clean"]):
-    """real E(D(T x) - D(T' x))^2 + fake E(D(T G) - D(T' G))^2, T' another draw or none; image by image."""
+    """The loss is real E(D(T x) - D(T' x))^2 + fake E(D(T G) - D(T' G))^2, T' another draw or none."""
     model, augment = discriminator(), DiffAugment()
     bcr = BCR(real=3.0, fake=0.5, against=against, augment=DiffAugment(scaling=1.0))
     game = Game(loss=Logistic(), augment=augment, terms=(bcr,))

@@ -61,7 +61,7 @@ def test_fakes_against_reals_is_that_of_a_double_loop(temperature: float):
 
 
 def test_perfect_projections_have_the_least_loss():
-    """Two views alike and all else orthogonal; fakes alike and orthogonal to the reals."""
+    """Two views are alike and all else orthogonal; fakes are alike and orthogonal to the reals."""
     views, fake = torch.eye(4)[:3], torch.eye(4)[3:].expand(3, 4)
     assert nt_xent(views, views, 0.01).item() == pytest.approx(0, abs=1e-6)
     assert fakes_against_reals(fake, views, 0.01).item() == pytest.approx(math.log(2), abs=1e-6)
@@ -70,7 +70,7 @@ def test_perfect_projections_have_the_least_loss():
 
 @pytest.mark.parametrize("views", ["of the game", "of its own"])
 def test_term_takes_each_loss_from_its_own_head(views: str):
-    """Half of E from h_r for the two real views, the other half from h_f for fakes and real views."""
+    """Half of E comes from h_r for the two real views, the other half from h_f for fakes and real views."""
     model = discriminator()
     term = Contrastive(real=2.0, fake=0.5, temperature=0.3)
     augment = StrongAugment() if views == "of the game" else replace(NOTHING)

@@ -28,7 +28,7 @@ def discriminator(classes: int = 0) -> UNetDiscriminator:
 
 
 def test_masks_are_rectangles():
-    """With the same draws, a pixel at a time; no mask is of one value."""
+    """They are drawn anew a pixel at a time, with the same draws; no mask is of one value."""
     images = torch.zeros(300, 3, 8, 8)
     masks = rectangles(images, torch.Generator().manual_seed(0))
     draws = torch.rand(300, 4, generator=torch.Generator().manual_seed(0)).tolist()

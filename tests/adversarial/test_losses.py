@@ -21,7 +21,7 @@ def softplus(x: float) -> float:
 
 
 def test_losses_are_those_of_each_sample():
-    """Each loss of 5 real and 7 fake logits, sample by sample."""
+    """Each loss of 5 real and 7 fake logits is computed sample by sample."""
     real, fake = 2 * twins.random(5, 1), 2 * twins.random(7, 1, seed=2)
     r, f = real.flatten().tolist(), fake.flatten().tolist()
     mean_fake = sum(f) / 7

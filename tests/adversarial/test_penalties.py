@@ -44,7 +44,7 @@ def seen_by(model: VisionTransformer, images: Tensor, step: int = 0, fake: Tenso
 
 
 def test_r1_is_the_squared_jacobian():
-    """gamma / 2 E |d D(x) / d x|^2, one image at a time in float64, times the interval."""
+    """R1 is gamma / 2 E |d D(x) / d x|^2, one image at a time in float64, times the interval."""
     model, images = discriminator(), twins.random(3, 3, 4, 4)
     exact = copy.deepcopy(model).double()
     squares = []
@@ -93,7 +93,7 @@ def test_r1_comes_every_so_many_steps():
 
 
 def test_gradient_penalty_is_taken_between_real_and_fake():
-    """weight E (|d D(x) / d x| / centre - 1)^2 at x = real + t (fake - real), image by image in float64."""
+    """It is weight E (|d D(x) / d x| / centre - 1)^2 at x = real + t (fake - real), image by image."""
     model, real, fake = discriminator(), twins.random(3, 3, 4, 4), twins.random(3, 3, 4, 4, seed=5)
     exact, rng, total = copy.deepcopy(model).double(), torch.Generator().manual_seed(7), 0.0
     for x, y, t in zip(real, fake, torch.rand(3, generator=rng).double(), strict=True):

@@ -50,7 +50,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize("parts", [2, 8])
 def test_a_batch_in_parts_is_the_same_update(parts: int, classes: int):
-    """Weights, buffers and every number of the log, with the same draws."""
+    """Weights, buffers and every number of the log agree, with the same draws."""
     labels = torch.arange(8) % classes if classes else None
     whole = trained(players(classes), GAME, labels=labels)
     assert_same(trained(players(classes), replace(GAME, accumulate=parts), labels=labels), whole)
@@ -59,7 +59,7 @@ def test_a_batch_in_parts_is_the_same_update(parts: int, classes: int):
 @pytest.mark.parity
 @pytest.mark.parametrize("parts", [1, 2])
 def test_activations_computed_again_are_the_same_update(parts: int):
-    """With spectral norm, whose weights the second computation needs, and a penalty of second order."""
+    """Spectral norm, whose weights the second computation needs, and a penalty of second order are on."""
     pair = players()
     pair.generator.activation_checkpointing = pair.discriminator.activation_checkpointing = True
     assert_same(trained(pair, replace(GAME, accumulate=parts)), trained(players(), GAME))

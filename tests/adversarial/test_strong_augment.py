@@ -104,7 +104,7 @@ def coloured(image: Tensor, draw: Tensor, augment: StrongAugment) -> Tensor:
 
 @pytest.mark.parametrize("part", ["brightness", "contrast", "saturation", "hue", "together"])
 def test_colour_changes_as_a_pixel_at_a_time(part: str):
-    """With the same draws; an image that is not drawn stays."""
+    """The draws are the same; an image that is not drawn stays."""
     augment = replace(NOTHING, colour=0.8) if part == "together" else PARTS[part]
     clean = images(12, size=4)
     after = augment(clean, torch.Generator().manual_seed(0))

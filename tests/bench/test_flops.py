@@ -53,7 +53,7 @@ def test_the_papers_cifar10_asks_for_17_5_gflop_an_image() -> None:
 
 
 def test_cifar10_counts_as_by_hand() -> None:
-    """32 x 32, patch 4, D 384, MLP 1536, 4 blocks: 64 patches, 65 tokens in the discriminator."""
+    """At 32 x 32, patch 4, D 384, MLP 1536 there are 64 patches, and 65 tokens in the discriminator."""
     recipe, square, wide = recipes.get("cifar10"), 2 * 384**2, 2 * 384 * 1536
     judged = discriminator_forward(recipe)
     assert judged.entry == 64 * 2 * 3 * 8**2 * 384

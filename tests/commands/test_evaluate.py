@@ -43,7 +43,7 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_labelled_sets_are_measured(sets: tuple[Path, Path], tmp_path: Path) -> None:
-    """The command of the tests below, right: they fail for what they name alone."""
+    """This is the command of the tests below, right: they fail for what they name alone."""
     path = tmp_path / "numbers.json"
     fake, real = sets
     assert evaluate(fake, "--data", real, "--features", "classifier", "--json", path) == 0

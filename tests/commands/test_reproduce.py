@@ -198,7 +198,7 @@ def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    """In processes of their own: the child is told, saves, and a second command ends the row."""
+    """The child is told, saves, and a second command ends the row, each in a process of its own."""
     out = tmp_path / "out"
     log = out / "rows" / "vitgan" / "log.jsonl"
     running = start(out, 2_000_000)

@@ -24,7 +24,7 @@ def test_a_split_holds_out_the_same_share_of_every_class() -> None:
 
 
 def test_an_unreadable_image_gives_way_to_one_of_its_own_part(tmp_path: Path) -> None:
-    """In a set read as needed: with the label of the image that took its place."""
+    """In a set read as needed, the label is that of the image that took its place."""
     for number in range(6):
         folder = tmp_path / "ab"[number % 2]
         folder.mkdir(exist_ok=True)

@@ -151,7 +151,7 @@ def test_damage_of_every_kind_is_named_and_counted(
 def test_training_goes_through_images_of_every_kind(
     kind: str, tiny: list[str], no_curves: None, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Two epochs of six images."""
+    """It takes two epochs of six images."""
     del no_curves
     odd = (DAMAGED | CONVERTED)[kind][0]
     files = {f"{number}.png": png(40 * number) for number in range(5)}

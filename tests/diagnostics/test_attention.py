@@ -45,7 +45,7 @@ def images(count: int = 6) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_probabilities_give_the_modules_output(kind: str):
-    """Times the values, through the output layer: what the module computes, by its fused or expanded form."""
+    """Times the values, through the output layer, they are what the module computes in a form of its own."""
     torch.manual_seed(0)
     module = scrambled(KINDS[kind](12, 3))
     assert isinstance(module, SelfAttention | L2Attention)
@@ -58,7 +58,7 @@ def test_probabilities_give_the_modules_output(kind: str):
 
 @pytest.mark.parametrize("window", [4, 2])
 def test_probabilities_on_a_grid_give_the_modules_output(window: int):
-    """With relative positions, over the whole grid and by windows."""
+    """Positions are relative, over the whole grid and by windows."""
     torch.manual_seed(0)
     module = scrambled(GridAttention(12, 3, 4, window))
     assert isinstance(module, GridAttention)
@@ -102,7 +102,7 @@ def test_reading_changes_nothing_and_leaves_nothing():
 
 @torch.no_grad()
 def test_a_discriminator_is_read_with_its_normalised_weights_and_all_its_tokens():
-    """Layer by layer, block by block, against a pass by hand that computes every token of the last block."""
+    """A pass by hand, block by block, computes every token of the last block."""
     network = discriminator()
     with reading(network) as found:
         network(images(4))
@@ -182,7 +182,7 @@ def test_residual_shares_are_those_of_each_entry():
 
 
 def test_equal_tokens_have_no_residual_and_unlike_ones_nothing_else():
-    """All alike: 0; no common part: about sqrt(1 - 1/N)."""
+    """Tokens all alike have 0, those with no common part about sqrt(1 - 1/N)."""
     alike = noise(2, 1, 64).expand(2, 9, 64)
     assert all((share < 1e-6).all() for share in residual_shares(alike))
     torch.testing.assert_close(

@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(run: Path, tm
 
 
 def test_the_subject_of_a_run_is_that_of_its_checkpoint(run: Path):
-    """Averaged weights, real images and fakes of the same labels, first weights from the seed."""
+    """Weights are the average, images and fakes have the same labels, and first weights are the seed's."""
     subject = load_subject(run, data=None, count=5, seed=3, device="cpu")
     other = load_subject(next((run / "checkpoints").glob("0*16")), data=None, count=5, seed=3, device="cpu")
     assert torch.equal(subject.real, other.real)

@@ -38,7 +38,7 @@ def test_a_linear_discriminator_is_as_steep_everywhere():
 
 
 def test_the_ascent_finds_the_corner_of_the_box():
-    """|grad |x|^2 / 2| = |x|, at most sqrt(9) = 3 for pixels in [-1, 1]."""
+    """The gradient of |x|^2 / 2 has the norm |x|, at most sqrt(9) = 3 for pixels in [-1, 1]."""
     discriminator = Function(lambda x: x.square().sum(1) / 2)
     start = 0.2 * images(6).sign() + images(6) / 4
     points, norms = ascend(discriminator, start, steps=40)
@@ -101,7 +101,7 @@ def test_slopes_leave_out_the_same_image_and_other_labels():
 
 @pytest.mark.parametrize("kind", [SelfAttention, L2Attention])
 def test_jacobian_norms_are_largest_singular_values(kind: Callable[..., nn.Module]):
-    """Of a whole block, each sample alone, against the full Jacobian's decomposition."""
+    """They are of a whole block, each sample alone, against the full Jacobian's decomposition."""
     torch.manual_seed(0)
     block = (
         Block(kind(6, 2), MultilayerPerceptron(6, 8), partial(LayerNorm, 6)).double().requires_grad_(False)

@@ -40,7 +40,7 @@ def expected_distance(t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("n", [2, 3, 10, 65])
 def test_inverse_phi_is_the_largest_expected_distance(n: int):
-    """phi(c) = N - 1; no distances give more, and N - 1 tokens at 1 + c give just that."""
+    """No distances give more than phi(c) = N - 1, and N - 1 tokens at 1 + c give just that."""
     c = inverse_phi(n - 1)
     assert c * math.exp(c + 1) == pytest.approx(n - 1)
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def test_inverse_phi_is_the_largest_expected_distance(n: int):
 
 
 def test_one_token_takes_at_most_the_share_of_two():
-    """P_ij t_j <= c_2, reached at t = 1 + c_2 with all others far."""
+    """The bound P_ij t_j <= c_2 is reached at t = 1 + c_2 with all others far."""
     t = torch.linspace(0, 10, 100_001, dtype=torch.float64).unsqueeze(1)
     largest = expected_distance(t).max()
     assert float(largest) == pytest.approx(inverse_phi(1), rel=1e-8)
@@ -66,7 +66,7 @@ def test_one_token_takes_at_most_the_share_of_two():
 @pytest.mark.parametrize("heads", [1, 2, 3])
 @pytest.mark.parametrize("number", [2, 3, 9])
 def test_no_jacobian_of_normed_tokens_exceeds_the_bound(heads: int, number: int):
-    """Random weights of all sizes, random tokens through the layer norm; all queries, and the first alone."""
+    """Weights of all sizes and tokens through the layer norm are random; all queries count, or the first."""
     for seed, scale in enumerate((0.1, 1.0, 3.0, 10.0)):
         module, norm = attention(heads, seed, scale), layer_norm(seed)
         x = norm(tokens(20, number, seed))
@@ -76,7 +76,7 @@ def test_no_jacobian_of_normed_tokens_exceeds_the_bound(heads: int, number: int)
 
 
 def test_the_bound_is_not_far_above_the_steepest_of_many():
-    """A thousand pairs of tokens, near and far, in one head: the bound is 8 times the steepest, no more."""
+    """It is 8 times the steepest of a thousand pairs of tokens, near and far, in one head, no more."""
     module, norm = attention(1, 0, 2.0), layer_norm(0)
     h = tokens(1000, 2, 0)
     h[:, 1] = h[:, 0] + torch.linspace(0.05, 3, 1000, dtype=h.dtype).unsqueeze(1) * h[:, 1]
@@ -87,7 +87,7 @@ def test_the_bound_is_not_far_above_the_steepest_of_many():
 
 @pytest.mark.parametrize("queries", [None, 2])
 def test_the_bound_is_the_product_of_its_factors(queries: int | None):
-    """The formula of the docstring, head by head, by decompositions and by phi alone."""
+    """The formula of the docstring is computed head by head, by decompositions and by phi alone."""
     module, norm, n = attention(2, 0, 2.0), layer_norm(1), 5
     c = inverse_phi(n - 1)
     size, m = WIDTH // 2, queries or n
@@ -121,7 +121,7 @@ def of_the_theorem(module: L2Attention, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("heads", [1, 2, 3])
 @pytest.mark.parametrize("number", [2, 9])
 def test_no_jacobian_of_the_theorems_map_exceeds_its_bound(heads: int, number: int):
-    """On tokens of any size, with no layer norm."""
+    """Tokens are of any size, with no layer norm."""
     for seed, scale in enumerate((0.3, 3.0)):
         module = attention(heads, seed, scale)
         bound = bound_of_theorem(module, number)
@@ -133,7 +133,7 @@ def test_no_jacobian_of_the_theorems_map_exceeds_its_bound(heads: int, number: i
 
 
 def test_the_theorems_bound_has_its_own_powers():
-    """Quadratic in W, linear in V and W_O."""
+    """It is quadratic in W, and linear in V and W_O."""
     module = attention(2, 0)
     before = bound_of_theorem(module, 5)
     for layer, power in ((module.query_key, 2), (module.value, 1), (module.out, 1)):
@@ -143,7 +143,7 @@ def test_the_theorems_bound_has_its_own_powers():
 
 
 def test_a_plain_value_matrix_is_not_lipschitz_without_the_norm():
-    """Tokens pulled apart along the kernel of one head's W: the Jacobian grows with the distance."""
+    """The Jacobian grows with the distance of tokens pulled apart along the kernel of one head's W."""
     module = attention(2, 0)
     w = module.query_key.effective_weight()[: WIDTH // 2]
     along = torch.linalg.svd(w).Vh[-1]  # W of the first head does not see it

@@ -45,7 +45,7 @@ def test_the_largest_singular_value_is_that_of_a_decomposition(shape: tuple[int,
 
 @pytest.mark.parametrize("norm", ["improved", "plain", "none"])
 def test_sigma_is_told_of_the_stored_the_used_and_the_first_weight(norm: str):
-    """Improved: the weight in use keeps its first sigma; plain: it has 1; none: it has its own."""
+    """Improved, the weight in use keeps its first sigma; plain, it has 1; without a norm it has its own."""
     moved, start = network(spectral_norm=norm)
     found = by_name(sigmas(moved, start))
     names = [name for name, module in moved.named_modules() if isinstance(module, Linear)]

@@ -17,7 +17,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_the_spectrum_adds_up_to_the_variance():
-    """Parseval: R^2 times the mean variance of an image about its own mean."""
+    """By Parseval it is R^2 times the mean variance of an image about its own mean."""
     images = noise(5, 3, 8, 8) + 2
     expected = 64 * images.double().var((2, 3), unbiased=False).mean()
     torch.testing.assert_close(power_spectrum(images).sum(), expected)
@@ -26,7 +26,7 @@ def test_the_spectrum_adds_up_to_the_variance():
 @pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize(("across", "down"), [(2, 0), (0, 3), (2, 2), (4, 4)])
 def test_a_wave_lies_in_its_ring_alone(size: int, across: int, down: int):
-    """(2, 2) in ring round(2.83) = 3; (4, 4) beyond Nyquist, in none."""
+    """The wave (2, 2) lies in ring round(2.83) = 3; (4, 4) is beyond Nyquist, in none."""
     line = torch.arange(size, dtype=torch.float64)
     x, y = torch.meshgrid(line, line, indexing="xy")
     wave = torch.cos(2 * math.pi * (across * x + down * y) / size)

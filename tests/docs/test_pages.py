@@ -82,7 +82,7 @@ def test_a_flag_that_a_sentence_names_is_one() -> None:
 
 
 def test_a_test_that_a_page_names_is_there() -> None:
-    """By its file, or after `::` alone in the file that the page named last."""
+    """Its file stands before `::`, or is the file that the page named last."""
     named = 0
     for page in PAGES:
         file = ""

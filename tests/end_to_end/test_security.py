@@ -77,7 +77,7 @@ def test_no_file_is_unpickled(
 
 
 def test_the_traps_work(tmp_path: Path) -> None:
-    """Loaded with trust, they leave their trace."""
+    """They leave their trace where they are loaded with trust."""
     contents = pickles(tmp_path / "trace")
     for name in ("new.pt", "old.pth"):
         (tmp_path / name).write_bytes(contents[name])
@@ -123,7 +123,7 @@ def test_no_keys_of_lsun_are_unpickled(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_no_result_that_was_kept_is_unpickled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An entry with right checksums, too."""
+    """An entry with right checksums is not either."""
     cache = Cache(tmp_path)
     for content in pickles(tmp_path / "trace").values():
         cache.save("real", "k", {}, {})

@@ -41,7 +41,7 @@ def test_the_default_recipe_leaves_all_that_is_promised(tmp_path: Path) -> None:
 
 
 def test_the_package_trains_by_call(images: Path, tmp_path: Path) -> None:
-    """With another recipe than any shipped, made by `dataclasses.replace`."""
+    """The recipe is none that is shipped: `dataclasses.replace` made it."""
     from dataclasses import replace
 
     base = vitgan.recipes.get("digits")

@@ -79,7 +79,7 @@ def test_no_checkpoints_are_none(tmp_path: Path) -> None:
 
 
 def test_the_order_is_that_of_the_images(tmp_path: Path) -> None:
-    """Also past the twelve digits of a name."""
+    """It is so past the twelve digits of a name, too."""
     for images in (20, 3, 10**12, 7):
         save(tmp_path, images)
     assert [int(path.name) for path in checkpoints(tmp_path)] == [3, 7, 20, 10**12]

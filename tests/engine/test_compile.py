@@ -48,7 +48,7 @@ def test_settings_of_a_game_are_refused_where_there_is_none(recipe: str, refused
 def test_a_block_is_compiled_in_one_piece(
     attention: type[L2Attention | SelfAttention], first: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the way of a GPU: pieces hand views to each other, which torch 2.11 got wrong there."""
+    """It is compiled as for a GPU: pieces hand views to each other, which torch 2.11 got wrong there."""
 
     def as_on_a_gpu(query, key, value, *, attend_to_farthest=False):
         return fused_l2_attention(query, key, value, attend_to_farthest=attend_to_farthest)

@@ -41,6 +41,6 @@ print(pages() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
 def test_most_large_blocks_are_not_cleared_again():
-    """Blocks made and freed: fewer than half of their pages are asked for anew. In a process of its own."""
+    """Of blocks made and freed in a process of their own, fewer than half of the pages are asked for anew."""
     done = subprocess.run([sys.executable, "-c", OF_64_MIB], capture_output=True, text=True, check=True)
     assert int(done.stdout) < BLOCKS * 2**26 / resource.getpagesize() / 2

@@ -91,7 +91,7 @@ def test_a_run_keeps_its_best_checkpoint(tmp_path: Path, tiny_train: Callable[..
 
 @pytest.mark.usefixtures("no_curves")
 def test_a_run_trains_the_same_whether_it_is_scored_or_not(tmp_path: Path, tiny_train: Callable[..., int]):
-    """And a run that was stopped between two evaluations goes on with them."""
+    """A run that was stopped between two evaluations goes on with them."""
     assert tiny_train(tmp_path / "a", "--images", "32") == 0
     assert tiny_train(tmp_path / "b", *EVERY, "--images", "12") == 0
     assert tiny_train(tmp_path / "b", *EVERY) == 0

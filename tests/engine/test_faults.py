@@ -228,7 +228,7 @@ def test_other_images_are_refused(
 def test_an_image_that_changed_since_the_run_began_is_named(
     tiny_train: Command, refused: Callable, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Of the same size in bytes too; with the old file back the run goes on."""
+    """The new file has as many bytes; with the old file back the run goes on."""
     (tmp_path / "data").mkdir()
     for index in range(6):
         Image.new("L", (8, 8), 40 * index).save(tmp_path / "data" / f"{index}.bmp")

@@ -79,7 +79,7 @@ def test_samples_are_not_of_the_raw_generator(tmp_path: Path):
 
 
 def test_a_resumed_run_loses_no_optimiser_average_or_sigma():
-    """Two steps, all tensors into a new run of other weights, two more: bit for bit four steps in a row."""
+    """Two steps, all tensors into a new run of other weights, and two more are four steps bit for bit."""
     whole = trained(4)
     half = trained(2).tensors()
     other: Recipe = replace(RECIPE, training=replace(RECIPE.training, seed=5))

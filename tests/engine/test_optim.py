@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parity
 
 
 def test_average_is_the_explicit_sum():
-    """decay^n start + sum_k (1 - decay) decay^(n-1-k) model_k after n updates; buffers are the last."""
+    """After n updates it is decay^n start + sum_k (1 - decay) decay^(n-1-k) model_k; buffers are the last."""
     average, model = nn.BatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
     start, history, decay = average.weight.detach().clone(), [], 0.9
     for k in range(5):
@@ -52,7 +52,7 @@ def test_no_half_life_keeps_no_average():
 
 
 def test_learning_rate_warms_up_then_falls_by_half_lives():
-    """From 0 in equal steps to the rate, which the update that reaches `warm_up` images has; then halves."""
+    """It rises evenly from 0 to the update that reaches `warm_up` images, which has it whole; then it halves."""
     options = AdamOptions(learning_rate=0.5, warm_up=400, decay_from=1000, decay_half_life=200)
     rates = [options.rate(seen, 100) for seen in range(0, 1500, 100)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
@@ -64,7 +64,7 @@ def test_learning_rate_warms_up_then_falls_by_half_lives():
 
 
 def test_the_optimiser_is_adam_at_the_rate_it_was_given():
-    """Two updates against Adam's own formula, at the rate of the schedule, beta1 = 0."""
+    """Two updates follow Adam's own formula, at the rate of the schedule, with beta1 = 0."""
     options = AdamOptions(learning_rate=0.5, beta2=0.9, warm_up=200)
     weight = nn.Parameter(torch.tensor([1.0]))
     optimiser, expected, second_moment = options.build([weight]), 1.0, 0.0

@@ -47,7 +47,7 @@ def test_lines_come_every_ten_seconds_and_once_at_the_end(capsys):
 
 
 def test_a_long_run_says_less_and_less(capsys):
-    """A week in a file: fewer than 1,500 lines, at most 10 minutes apart."""
+    """A week is fewer than 1,500 lines of a file, at most 10 minutes apart."""
     progress = Progress(images_seen=0, target_images=None, target_seconds=None, seconds=0.0)
     week = range(1, 7 * 24 * 3600, 5)
     for second in week:

@@ -76,7 +76,7 @@ def with_other_numbers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
 
 
 def test_any_numbers_make_a_network_or_are_refused(fuzz: Any) -> None:
-    """From the options to the networks: UserError, or networks."""
+    """From the options to the networks there is a UserError, or networks."""
 
     def check(value: tuple[dict[str, Any], int]) -> None:
         given, classes = value

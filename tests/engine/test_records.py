@@ -42,7 +42,7 @@ def test_what_is_not_finite_is_named_with_its_image(value: float) -> None:
 
 
 def test_the_cause_is_named_before_its_effects() -> None:
-    """In the step's order of computing, whatever order the dictionary has."""
+    """The order is that in which the step computes, whatever order the dictionary has."""
     nan = math.nan
     metrics = StepMetrics()
     metrics.add(

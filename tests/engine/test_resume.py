@@ -100,7 +100,7 @@ def test_a_second_signal_ends_at_once(
 def test_a_signal_before_the_first_checkpoint_saves_what_there_is(
     tiny_train: Command, straight: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Within the first step: that step is saved. Before it: there is nothing to save, and no error."""
+    """Within the first step that step is saved; before it there is nothing to save, and no error."""
     at_step(monkeypatch, 0, lambda: signal.raise_signal(signal.SIGTERM))
     assert tiny_train(tmp_path / "run", "--images", "48", *ALL_ON) == 130
     assert images_seen(tmp_path / "run") == 4

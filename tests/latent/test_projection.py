@@ -140,7 +140,7 @@ def test_a_picture_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_picture_damaged_anywhere_is_read_or_refused(tmp_path: Path) -> None:
-    """By its header, too, where Pillow raises almost anything."""
+    """Its header may be damaged, too, where Pillow raises almost anything."""
     rng, refusals = np.random.default_rng(0), 0
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
         Image.effect_noise((12, 12), 60).convert("RGB").save(tmp_path / "whole", kind)

@@ -48,7 +48,7 @@ def real(resolution: int = 8) -> Tensor:
 def test_training_moves_every_parameter_and_samples_outlive_a_save(
     options: dict[str, int], classes: int, resolution: int
 ):
-    """Two updates of D for one of G: finite losses, every parameter moves, samples outlive a save."""
+    """D has two updates for one of G; losses are finite, parameters move, and samples outlive a save."""
     model = generator(options, classes, resolution)
     attention = options.get("attention", 0)
     pair = systems.players(model, discriminator(classes, resolution, attention=attention))
@@ -95,7 +95,7 @@ def test_attention_starts_with_its_gamma():
 @pytest.mark.parametrize("start", ["normal", "orthogonal"])
 @pytest.mark.parametrize("resolution", [8, 32, 64])
 def test_images_have_a_spread_from_the_start(start: str, resolution: int):
-    """Over all pixels, and between the latents at each pixel; in eval mode a pass later."""
+    """They have it over all pixels, and between the latents at each pixel; in eval mode a pass later."""
     g = generator({"start": start}, resolution=resolution)  # type: ignore[dict-item]
     z = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
     for norm in (m for m in g.modules() if isinstance(m, Standardisation)):
@@ -137,7 +137,7 @@ def test_running_statistics_come_to_the_batch_statistics():
 
 @pytest.mark.parametrize(("options", "classes"), [(PLAIN, 0), (FULL, CLASSES)])
 def test_bfloat16_comes_near_fp32_with_statistics_in_fp32(options: dict[str, int], classes: int):
-    """Images in the dtype of z, logits and every statistic in fp32; near the fp32 result."""
+    """Images have the dtype of z, logits and every statistic are fp32, and all is near the fp32 result."""
     g, d = generator(options, classes), discriminator(classes, attention=4 if options else 0)
     labels = torch.arange(8) % classes if classes else None
     z = torch.randn(8, 8)
@@ -166,7 +166,7 @@ def test_training_is_a_function_of_the_generators_of_random_numbers():
 
 
 def test_spectral_norm_covers_every_matrix_and_moves_in_its_own_update():
-    """Every matrix of both networks but the generator's label tables; it moves in its own update alone.
+    """It is of every matrix but the generator's label tables, and moves in its own network's update alone.
 
     u^T W v is never above sigma, so in training the norms in use lag above 1; at rest they come to 1.
     """

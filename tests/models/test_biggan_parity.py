@@ -108,7 +108,7 @@ def attended(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_batch_norm_in_training_is_its_twin():
-    """Batch statistics, channel by channel over batch and pixels; the running variance is unbiased."""
+    """Statistics of a channel are over batch and pixels; the running variance is unbiased."""
     module = Standardisation(3, momentum=0.3).double()
     unsettled(module)
     before = module.mean.clone(), module.variance.clone()
@@ -179,7 +179,7 @@ def generated(model: BigGANGenerator, z: Tensor, label: int | None) -> Tensor:
     ],
 )
 def test_the_generator_is_its_twin(options: dict[str, int], classes: int, resolution: int):
-    """Every way in which label and latent reach the norms, in eval mode."""
+    """Label and latent reach the norms in every way that there is, in eval mode."""
     model = BigGANGeneratorOptions(width=4, latent_dim=7, **options).build(  # type: ignore[arg-type]
         resolution=resolution, channels=3, classes=classes
     )
@@ -198,7 +198,7 @@ def test_the_generator_is_its_twin(options: dict[str, int], classes: int, resolu
     [(8, 8, 0, 0), (8, 4, 4, CLASSES), (16, 8, 8, 0), (16, 4, 0, 0)],
 )
 def test_the_discriminator_is_its_twin(resolution: int, grid: int, attention: int, classes: int):
-    """Residual blocks, ReLU, sum over pixels, a linear head, and the product with the label's vector."""
+    """It has residual blocks, ReLU, a sum over pixels, a linear head, and a product with the label's vector."""
     options = BigGANDiscriminatorOptions(width=4, grid=grid, attention=attention)
     model = options.build(resolution=resolution, channels=3, classes=classes)
     twins.scramble(model).double()

@@ -47,7 +47,7 @@ def images(count: int = 4) -> Tensor:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_training_moves_every_parameter_and_samples_outlive_a_save(backbone: str):
-    """Every parameter of both moves, and a generator that was saved samples the same."""
+    """Every parameter of both networks moves, and a generator that was saved samples the same."""
     pair = systems.players(generator(), discriminator(backbone))
     seen = systems.train_and_check(pair, GAME, systems.toy_images(8, 3))
     assert {"term_contrastive_real", "term_contrastive_fake", "term_adversarial"} <= seen.keys()
@@ -86,7 +86,7 @@ def test_each_projection_teaches_the_encoder_and_its_own_head(backbone: str):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_generators_gradient_passes_the_frozen_encoder(backbone: str):
-    """And it is the whole derivative: that of `forward`, which stops nothing."""
+    """It is the whole derivative: that of `forward`, which stops nothing."""
     model, x = discriminator(backbone).requires_grad_(False), images().requires_grad_()
     (gradient,) = torch.autograd.grad(model.judge(x).logits.sum(), x)
     assert gradient.abs().amax((1, 2, 3)).min() > 0
@@ -116,7 +116,7 @@ def test_labels_reach_the_logit():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_bfloat16_comes_near_fp32_and_trains(backbone: str):
-    """Logits and projections in fp32, near fp32's, with a gradient for every parameter and the images."""
+    """Logits and projections are fp32 and near fp32's; every parameter and the images get a gradient."""
     model, x = discriminator(backbone), images()
     exact, found = model.judge(x), model.judge(x.bfloat16())
     assert found.projections is not None
@@ -142,7 +142,7 @@ def test_training_is_a_function_of_the_generator_of_random_numbers():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_saved_and_loaded_it_judges_the_same(backbone: str):
-    """The norm's vectors and sigma of the start included."""
+    """The norm's vectors and the sigma of the start are saved as well."""
     model = discriminator(backbone)
     for _ in range(3):
         model.advance()

@@ -160,7 +160,7 @@ def test_self_modulation_is_not_by_scalars():
 
 
 def test_self_modulation_is_not_shared_by_the_sublayers():
-    """Two norms in each block and one at the end, each with two affine maps of its own."""
+    """Each block has two norms and the end has one, each with two affine maps of its own."""
     generator = ViTGANGeneratorOptions(**SMALL).build(resolution=8, channels=3)
     norms = [module for module in generator.modules() if isinstance(module, SelfModulatedLayerNorm)]
     assert len(norms) == 2 * 2 + 1

@@ -51,7 +51,7 @@ def test_the_network_and_its_gradient_are_those_of_the_equation() -> None:
 
 
 def test_arguments_of_the_sines_are_distributed_as_the_paper_says() -> None:
-    """Arcsine behind the first sine; then normal arguments, of a variance that converges with depth."""
+    """Behind the first sine they are arcsine, then normal, of a variance that converges with depth."""
     model, x, variance = siren(depth=8, width=512), points(512), 1.0
     for i, layer in enumerate(layers(model)[:-1]):
         argument = 30 * layer(x)

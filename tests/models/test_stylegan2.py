@@ -69,7 +69,7 @@ def test_training_moves_every_parameter(resolution: int, channels: int, classes:
 
 
 def test_training_in_bf16_keeps_logits_in_fp32():
-    """A step in bf16: logits in fp32, every gradient finite."""
+    """In a step in bf16 logits are fp32 and every gradient is finite."""
     pair = systems.players(generator(), discriminator())
     seen = systems.train_and_check(pair, game(torch.bfloat16), systems.toy_images(8, 1), steps=4)
     assert len(seen["term_path_length"]) == 2
@@ -98,7 +98,7 @@ def test_samples_at_the_start_are_neither_flat_nor_saturated(resolution: int):
 
 
 def test_images_of_one_latent_differ_only_in_training():
-    """By their noise alone, where styles are not mixed."""
+    """They differ by their noise alone, where styles are not mixed."""
     model = replace(GENERATOR, mixing=0.0).build(resolution=8, channels=1)
     torch.nn.init.ones_(model.layers[1].get_parameter("strength"))
     z = model.latents(2, seed=0)
@@ -162,7 +162,7 @@ def test_a_judgement_does_not_depend_on_what_else_is_judged():
 
 
 def test_a_batch_that_groups_do_not_divide_is_named():
-    """In the generator's pass at the latest, which is over one batch alone."""
+    """It is named in the generator's pass at the latest, which is over one batch alone."""
     pair = systems.players(generator(), discriminator())
     with pytest.raises(UserError, match=r"6 images is not a multiple of --discriminator.group 4"):
         train_step(pair, game(), systems.toy_images(8, 1, 6), None, rng(), 0)

@@ -33,7 +33,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 def test_second_derivatives_of_the_parts_are_those_of_finite_differences():
-    """Double backward through every operation that path length or R1 passes, against finite differences."""
+    """They go through every operation that path length or R1 passes."""
     x, w = twins.random(2, 2, 4, 4).requires_grad_(), twins.random(2, 3, seed=2).requires_grad_()
     up = ModulatedConvolution(2, 2, 3, 3, up=True).double()
     assert torch.autograd.gradgradcheck(up, (x, w))
@@ -64,7 +64,7 @@ def slope_and_gradient(model: nn.Module, penalty: Tensor, exact: Callable[[nn.Mo
 
 
 def test_r1_and_its_gradient_are_those_of_whole_jacobians():
-    """gamma / 2 E |grad D|^2, where D's logit of an image depends on its group."""
+    """R1 is gamma / 2 E |grad D|^2, where D's logit of an image depends on its group."""
     torch.manual_seed(0)
     model = twins.scramble(DISCRIMINATOR.build(resolution=16, channels=3))
     images = twins.random(2, 3, 16, 16)
@@ -89,7 +89,7 @@ def drawn(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def test_path_length_and_its_gradient_are_those_of_whole_jacobians():
-    """every weight E(|J^T y| - a)^2 of whole Jacobians, sample by sample; a = 0.99 a + 0.01 E |J^T y|."""
+    """It is every weight E(|J^T y| - a)^2, sample by sample, and a becomes 0.99 a + 0.01 E |J^T y|."""
     torch.manual_seed(0)
     model = twins.scramble(GENERATOR.build(resolution=8, channels=3))
     model.path_length_mean.fill_(3.0)

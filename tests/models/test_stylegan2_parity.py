@@ -146,7 +146,7 @@ def test_the_up_convolution_is_its_twin():
 
 
 def test_minibatch_deviation_is_that_of_each_value():
-    """One image, one channel, one pixel after the other, in two groups of three."""
+    """The twin takes one image, one channel, one pixel after the other, in two groups of three."""
     x = twins.random(6, 2, 3, 3)
     found = minibatch_deviation(x, 3)
     close(found[:, :2], x)
@@ -159,7 +159,7 @@ def test_minibatch_deviation_is_that_of_each_value():
 
 
 def test_the_generator_is_its_twin():
-    """z -> w -> layers, and the colours of every resolution, with the styles in their order."""
+    """The twin goes from z to w, layers and the colours of every resolution, with the styles in order."""
     model = generator()
     z = twins.random(2, 5)
     assert isinstance(model.mapping, StyleMapping)
@@ -220,7 +220,7 @@ def noted(name: str, style: Tensor, seen: list[str]) -> Callable[[nn.Module, tup
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_the_discriminator_is_its_twin(residual: bool):
-    """Each image on its own up to 4 x 4, then the deviation of its group of two."""
+    """The twin takes each image on its own up to 4 x 4, then the deviation of its group of two."""
     model, images = discriminator(residual), twins.random(4, 3, 16, 16)
     tops = []
     for image in images:

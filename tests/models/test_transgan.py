@@ -59,7 +59,7 @@ def networks(resolution: int, channels: int) -> tuple[TransGANGenerator, TransGA
 
 @pytest.mark.parametrize(("resolution", "channels"), [(8, 1), (16, 3)])
 def test_training_moves_every_parameter_and_samples_survive_a_save(resolution: int, channels: int):
-    """The published game: Wasserstein, gradient penalty, drift, more updates of D than of G."""
+    """The game is the published one: Wasserstein, gradient penalty, drift, more updates of D than of G."""
     generator, discriminator = networks(resolution, channels)
     pair = systems.players(generator, discriminator)
     seen = systems.train_and_check(pair, GAME, systems.toy_images(resolution, channels))
@@ -97,7 +97,7 @@ def test_the_same_seeds_train_the_same_networks():
     ],
 )
 def test_images_at_the_start_have_a_spread(resolution: int, channels: int, options: TransGANGeneratorOptions):
-    """In range and with a spread that the discriminator sees, over latents too, whatever the depth."""
+    """They are in range, with a spread that the discriminator sees, over latents too, at any depth."""
     torch.manual_seed(0)
     generator = options.build(resolution=resolution, channels=channels)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_short_precision_passes_forward_and_backward():
 
 
 def test_sizes_are_those_of_the_published_networks():
-    """TransGAN-XL for CIFAR-10: 8 x 8 x 1024, 16 x 16 x 256, 32 x 32 x 64; patches of 2 and of 4 pixels."""
+    """TransGAN-XL for CIFAR-10 has 8 x 8 x 1024, 16 x 16 x 256, 32 x 32 x 64; patches are of 2 and 4 pixels."""
     with torch.device("meta"):
         generator = TransGANGeneratorOptions().build(resolution=32, channels=3)
         discriminator = TransGANDiscriminatorOptions().build(resolution=32, channels=3)

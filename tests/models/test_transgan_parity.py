@@ -111,7 +111,7 @@ def test_grid_attention_is_its_twin(side: int, window: int):
 
 
 def test_windows_hold_the_tokens_of_a_square_and_go_back():
-    """Tokens numbered in raster order: the second window of 2 x 2 in a 6 x 6 grid has 2, 3, 8 and 9."""
+    """In raster order the second window of 2 x 2 in a 6 x 6 grid has the tokens 2, 3, 8 and 9."""
     tokens = torch.arange(2 * 36.0).view(2, 36, 1)
     windows = to_windows(tokens, 2)
     assert windows.shape == (18, 4, 1)
@@ -121,7 +121,7 @@ def test_windows_hold_the_tokens_of_a_square_and_go_back():
 
 
 def test_grid_attention_is_full_attention_of_each_window_and_of_no_other():
-    """Also where the window is the grid; a token moves its own window alone."""
+    """The window may be the grid; a token moves its own window alone."""
     windowed = twins.scramble(GridAttention(6, 2, 6, 3)).double()
     alone = GridAttention(6, 2, 3, 3).double()
     alone.load_state_dict(windowed.state_dict())
@@ -135,7 +135,7 @@ def test_grid_attention_is_full_attention_of_each_window_and_of_no_other():
 
 
 def test_attention_has_the_second_derivatives_of_a_gradient_penalty():
-    """By the plain kernel, with respect to the tokens and to the table."""
+    """The plain kernel gives them, with respect to the tokens and to the table."""
     module = twins.scramble(GridAttention(4, 2, 4, 2)).double()
 
     def out(x: Tensor, table: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def test_pooling_is_the_mean_of_a_square():
 @pytest.mark.parametrize("normalised", ["pixel", "layer"])
 @pytest.mark.parametrize("bicubic", [0, 1])
 def test_the_generator_is_its_twin(normalised: Literal["pixel", "layer"], bicubic: int):
-    """From the latent to pixels, with full attention at 2 x 2 and 4 x 4 and windows of 2 x 2 at 8 x 8."""
+    """It has full attention at 2 x 2 and 4 x 4, and windows of 2 x 2 at 8 x 8."""
     options = TransGANGeneratorOptions(
         depths=(1, 2, 1), width=32, heads=2, perceptron_ratio=2, norm=normalised, bicubic=bicubic,
         full_attention=4, window=2, latent_dim=5,
@@ -184,7 +184,7 @@ def test_the_generator_is_its_twin(normalised: Literal["pixel", "layer"], bicubi
 
 @pytest.mark.parametrize("normalised", ["pixel", "layer"])
 def test_the_discriminator_is_its_twin(normalised: Literal["pixel", "layer"]):
-    """Three scales, each of all the image's patches in raster order; the logit is fp32."""
+    """Three scales take all of the image's patches in raster order; the logit is fp32."""
     options = TransGANDiscriminatorOptions(
         patch=1, depths=(1, 1, 2), width=24, heads=2, perceptron_ratio=2, norm=normalised,
         full_attention=4, window=4,

@@ -34,7 +34,7 @@ def images(count: int = 4) -> Tensor:
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_training_moves_every_parameter_and_samples_outlive_a_save(classes: int):
-    """Every parameter of both moves, and a generator that was saved samples the same."""
+    """Every parameter of both networks moves, and a generator that was saved samples the same."""
     pair = systems.players(generator(classes), discriminator(classes))
     labels = torch.arange(64) % classes if classes else None
     seen = systems.train_and_check(pair, GAME, systems.toy_images(8, 3), labels)
@@ -52,7 +52,7 @@ def test_it_trains_with_another_loss_and_a_penalty():
 
 
 def test_the_decoder_learns_to_tell_the_pixels_of_a_mixture():
-    """Against a generator that stands still."""
+    """The generator stands still."""
     pair = systems.players(generator(), discriminator(), rate=3e-3)
     game = Game(
         loss=Logistic(),
@@ -92,7 +92,7 @@ def test_a_pixels_verdict_depends_on_its_place():
 
 
 def test_bfloat16_comes_near_fp32_and_trains():
-    """Logits in fp32, near fp32's; a gradient for every parameter; a game in bf16, the mixed pass too."""
+    """Logits are fp32 and near fp32's, parameters get gradients, and a game runs in bf16, mixed pass too."""
     model, x = discriminator(), images()
     exact, found = model.judge(x), model.judge(x.bfloat16())
     assert found.pixels is not None

@@ -78,7 +78,7 @@ def up(block: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("label", [None, 2])
 def test_the_network_is_its_twin(label: int | None):
-    """Two blocks down, two up beside the map of their level, both verdicts and their labels' parts."""
+    """It has two blocks down, two up beside the map of their level, both verdicts and their labels' parts."""
     model, image = discriminator(classes=0 if label is None else 4), twins.random(3, 8, 8)
     fine = down(model.encoder[0], image, first=True)
     bottleneck = down(model.encoder[1], fine, first=False)

@@ -50,7 +50,7 @@ def test_the_modulated_convolution_is_its_twin(kernel: int, demodulate: bool):
 
 
 def test_the_convolutional_output_is_its_twin():
-    """From the raster grid of tokens: convolve, then double and convolve log2(P) times, then colours."""
+    """From the raster grid of tokens it convolves, then doubles and convolves log2(P) times, then colours."""
     module = twins.scramble(ConvolutionalOutput(WIDTH, 4, CHANNELS, 5))
     tokens, w = twins.random(BATCH, 4, WIDTH).float(), twins.random(BATCH, 5, seed=2).float()
     image = module(tokens, w)

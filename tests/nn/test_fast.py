@@ -62,7 +62,7 @@ def class_token_alone(function: Attention) -> Attention:
 def test_l2_attention_in_fp32_is_its_slow_twin(
     route: Attention, tokens: int, arrangement: Callable[[Attention], Attention], farthest: bool
 ):
-    """1e-5 relative to the plain products in float64, output and gradients, whatever the route."""
+    """It is within 1e-5 of the plain products in float64, output and gradients, whatever the route."""
     inputs, weighting = attention_inputs(tokens, torch.float32)
 
     def of(function: Attention) -> Attention:
@@ -94,7 +94,7 @@ def test_l2_attention_in_bf16_is_as_exact_as_the_dot_product(route: Attention, t
 
 
 def test_norms_far_from_zero_keep_their_bits():
-    """Keys about a common vector: |k|^2 is large, and bf16 alone would lose the differences that matter."""
+    """Keys lie about a common vector: |k|^2 is large, and bf16 alone would lose differences that matter."""
     inputs, _ = attention_inputs(65, torch.float32)
     key, value = inputs[0] + 1.5, inputs[1]
     exact = plain_l2_attention(*(x.bfloat16().double() for x in (key, key, value)))
@@ -155,7 +155,7 @@ def test_dot_product_attention_is_its_slow_twin(dtype: torch.dtype):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(FEWEST_ROWS // 64, 65), (3, FEWEST_ROWS // 64, 33)])
 def test_products_by_convolution_are_the_plain_products(shape: tuple[int, ...], bias: bool):
-    """Large enough for the convolution, of three and of four axes: output, gradients, and twice."""
+    """They are large enough for the convolution, of three and of four axes, and are differentiated twice."""
     width = SMALLEST_SIDE
     x, weight = twins.random(*shape, width), twins.random(width + 8, width, seed=2) / math.sqrt(width)
     inputs = [x, weight, *([twins.random(width + 8, seed=3)] if bias else [])]
@@ -176,7 +176,7 @@ def test_products_by_convolution_are_the_plain_products(shape: tuple[int, ...], 
 
 
 def test_products_by_convolution_are_the_same_bit_for_bit():
-    """Twice the same inputs, output and gradients: what resuming a run of this size stands on."""
+    """The same inputs give the same output and gradients: resuming a run of this size stands on it."""
     inputs = [torch.randn(FEWEST_ROWS // 64, 65, 192), torch.randn(192, 192), torch.randn(192)]
     weighting = torch.randn(FEWEST_ROWS // 64, 65, 192)
     runs = [with_gradients(affine, inputs, weighting) for _ in range(3)]
@@ -195,7 +195,7 @@ def test_products_by_convolution_are_the_same_bit_for_bit():
     ],
 )
 def test_other_products_stay_matrix_products(rows: tuple[int, ...], width: int, dtype: torch.dtype):
-    """Small weights, few rows, a batch of one, and dtypes but fp32."""
+    """Small weights, few rows, a batch of one, and dtypes but fp32 are left alone."""
     x, weight = torch.randn(*rows, width).to(dtype), torch.randn(width, width).to(dtype)
     with mock.patch("torch.nn.functional.conv2d", wraps=F.conv2d) as convolved:
         found = affine(x, weight)
@@ -205,7 +205,7 @@ def test_other_products_stay_matrix_products(rows: tuple[int, ...], width: int, 
 
 @pytest.mark.parametrize("demodulate", [False, True])
 def test_modulated_weights_are_modulated_inputs(demodulate: bool):
-    """The product of all pixels at once against modulating each pixel's features, the layer as it is read."""
+    """The product of all pixels at once is that of each pixel's modulated features, as the layer is read."""
     torch.manual_seed(0)
     output = twins.scramble(ImplicitOutput(12, 2, 3, hidden=10, demodulate=demodulate)).double()
     tokens, fourier = twins.random(2, 4, 12), twins.random(4, 12, seed=5)

@@ -22,7 +22,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
 
 
 def test_pixel_coordinates_are_the_centres_of_pixels():
-    """(x, y) of pixel centres: -3/4, -1/4, 1/4, 3/4 for four pixels, the rows outermost."""
+    """Of four pixels (x, y) are -3/4, -1/4, 1/4, 3/4, the rows outermost."""
     centres = [-0.75, -0.25, 0.25, 0.75]
     assert pixel_coordinates(4).tolist() == [[x, y] for y in centres for x in centres]
 
@@ -62,7 +62,7 @@ def implicit_pixel(module: ImplicitOutput, column: int, row: int, y: Tensor) -> 
     [("modulation", False), ("modulation", True), ("concatenation", False), ("sum", False)],
 )
 def test_the_implicit_output_is_its_twin(combine: Combine, demodulate: bool):
-    """Patch by patch, pixel by pixel; coordinates and styles are computed in fp32, hence the tolerance."""
+    """The twin goes pixel by pixel; coordinates and styles are computed in fp32, hence the tolerance."""
     module = ImplicitOutput(WIDTH, 3, CHANNELS, hidden=7, combine=combine, demodulate=demodulate, omega_0=5.0)
     twins.scramble(module)
     tokens = twins.random(BATCH, 4, WIDTH).float()

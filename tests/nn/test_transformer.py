@@ -58,7 +58,7 @@ def test_a_plain_layer_norm_is_its_twin():
 
 @pytest.mark.parametrize("kind", LOGITS)
 def test_attention_takes_other_keys_than_queries(kind: str):
-    """softmax_j(logit(q_i, k_j)) V, the logit divided by sqrt(d) of the head, both signs of the L2 one."""
+    """It is softmax_j(logit(q_i, k_j)) V, the logit over sqrt(d) of the head, the L2 one of both signs."""
     query = twins.random(BATCH, HEADS, 3, 4)
     key, value = twins.random(BATCH, HEADS, TOKENS, 4, seed=2), twins.random(BATCH, HEADS, TOKENS, 4, seed=3)
     function = {
@@ -87,7 +87,7 @@ def test_attention_of_the_first_tokens_is_that_of_all_tokens(kind: str):
 
 
 def test_l2_attention_attends_most_to_itself_and_farthest_attends_least():
-    """The sign: with the distance's minus the diagonal of the attention matrix is its largest entry."""
+    """With the minus of the distance the diagonal of the attention matrix is its largest entry."""
     query = twins.random(1, 1, TOKENS, 4)
     one_hot = torch.eye(TOKENS, dtype=torch.float64)[None, None]
     near = l2_attention(query, query, one_hot)[0, 0]

@@ -41,7 +41,7 @@ def test_every_row_is_a_recipe_that_comes_back_from_json(base: str, table: str, 
 
 @pytest.mark.parametrize("row", ["vanilla-vit", "stylegan2-d", "contrad", "unet-d"])
 def test_a_system_of_parts_trains(row: str):
-    """320 toy images: every term finite, every parameter moved, samples in range, save and load the same."""
+    """In 320 toy images terms are finite, parameters move, samples are in range and outlive a save."""
     recipe = recipes.get(f"digits-{row}")
     generator, discriminator = built(recipe)
     seen = systems.train_and_check(
@@ -76,7 +76,7 @@ def named_output(row: str) -> str:
 
 
 def test_rows_of_the_discriminator_differ_in_what_they_name():
-    """One choice each, none in the row of all, and every one in the row of none."""
+    """Each makes one choice, the row of all has none, and the row of none has every one."""
     base = recipes.get("cifar10").to_dict()
     changed = {
         row: {line.split(":")[0] for line in differences(base, recipes.get(f"cifar10-{row}").to_dict())}

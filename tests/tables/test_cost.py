@@ -82,7 +82,7 @@ def test_an_image_costs_a_step_over_its_batch() -> None:
 
 
 def test_attention_counts_as_its_plain_products() -> None:
-    """Two forward and four backward, fused or not."""
+    """It counts two forward and four backward, fused or not."""
     q, k, v = (torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3))
     with counting() as counter:
         F.scaled_dot_product_attention(q, k, v).sum().backward()
@@ -90,7 +90,7 @@ def test_attention_counts_as_its_plain_products() -> None:
 
 
 def test_convolutions_count_through_a_double_backward() -> None:
-    """|grad_x |conv(x)|^2 / 2|^2: forward, backward to x, and of those two each to both of their factors."""
+    """The gradient's penalty has forward, backward to x, and of those two each to both of their factors."""
     x, weight = torch.randn(2, 3, 6, 6, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True)
     with counting() as counter:
         y = F.conv2d(x, weight)
@@ -108,7 +108,7 @@ def test_a_lazy_term_counts_by_its_share() -> None:
 
 
 def test_every_kind_of_step_is_counted_once_with_its_share() -> None:
-    """Every second D update has a G update: kinds by brute force over the whole period."""
+    """Every second D update has a G update; kinds are found by brute force over the whole period."""
     recipe = replace(PLAIN, terms=VANILLA.terms, training=replace(PLAIN.training, generator_every=2, batch=4))
     made, batch = task(recipe)
     kinds = _kinds(made)

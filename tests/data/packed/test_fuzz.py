@@ -99,7 +99,7 @@ def test_any_index_is_right_or_refused_in_one_sentence(fuzz: Any, packed: Path) 
 
 
 def test_any_files_of_a_packed_folder_are_read_or_refused(fuzz: Any, packed: Path) -> None:
-    """With the index as it was, and with one that vouches for the damage."""
+    """The index is as it was, or one that vouches for the damage."""
     names = [shard_name(0), shard_name(1), CHECKSUMS, LABELS]
     files = {name: (packed / name).read_bytes() for name in [*names, INDEX]}
     body = json.loads(files[INDEX])["packed"]

@@ -63,7 +63,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
 def test_killed_before_any_of_its_operations_it_ends_with_the_same_files(
     operation: str, source: str, packed: Path, tmp_path: Path
 ) -> None:
-    """A process of its own that kills itself before its n-th call, and goes on in the next."""
+    """A process kills itself before its n-th call, and the next one goes on."""
     out, number = tmp_path / "killed", 0
     while (killed := _packed_by_a_child(source, out, operation, number)) and number < 40:
         number += 1
