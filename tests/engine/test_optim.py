@@ -52,7 +52,7 @@ def test_no_half_life_keeps_no_average():
 
 
 def test_learning_rate_warms_up_then_falls_by_half_lives():
-    """It rises evenly from 0 to the update that reaches `warm_up` images, which has it whole; then it halves."""
+    """It rises evenly from 0 to the update that reaches `warm_up` images, which has it whole, then halves."""
     options = AdamOptions(learning_rate=0.5, warm_up=400, decay_from=1000, decay_half_life=200)
     rates = [options.rate(seen, 100) for seen in range(0, 1500, 100)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])

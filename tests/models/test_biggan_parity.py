@@ -198,7 +198,7 @@ def test_the_generator_is_its_twin(options: dict[str, int], classes: int, resolu
     [(8, 8, 0, 0), (8, 4, 4, CLASSES), (16, 8, 8, 0), (16, 4, 0, 0)],
 )
 def test_the_discriminator_is_its_twin(resolution: int, grid: int, attention: int, classes: int):
-    """It has residual blocks, ReLU, a sum over pixels, a linear head, and a product with the label's vector."""
+    """It has residual blocks, ReLU, a sum over pixels, a linear head, and a product with the label."""
     options = BigGANDiscriminatorOptions(width=4, grid=grid, attention=attention)
     model = options.build(resolution=resolution, channels=3, classes=classes)
     twins.scramble(model).double()

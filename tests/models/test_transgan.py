@@ -125,7 +125,7 @@ def test_short_precision_passes_forward_and_backward():
 
 
 def test_sizes_are_those_of_the_published_networks():
-    """TransGAN-XL for CIFAR-10 has 8 x 8 x 1024, 16 x 16 x 256, 32 x 32 x 64; patches are of 2 and 4 pixels."""
+    """For CIFAR-10 they are 8 x 8 x 1024, 16 x 16 x 256, 32 x 32 x 64; patches are of 2 and 4 pixels."""
     with torch.device("meta"):
         generator = TransGANGeneratorOptions().build(resolution=32, channels=3)
         discriminator = TransGANDiscriminatorOptions().build(resolution=32, channels=3)

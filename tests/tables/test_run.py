@@ -175,7 +175,7 @@ def test_the_command_says_what_was_asked() -> None:
 
 @pytest.mark.skipif(resident() is None, reason="no /proc")
 def test_memory_at_its_highest_remembers_what_is_gone() -> None:
-    """It is so to 1 MiB: Linux counts pages for each processor and adds them up later (proc_pid_status(5))."""
+    """It does to 1 MiB: Linux counts pages for each processor and adds them later (proc_pid_status(5))."""
     with mmap.mmap(-1, 2**28) as block:  # not of an allocator, which might keep it
         block.write(b"1" * 2**28)
         now, highest = resident(), resident(highest=True)
