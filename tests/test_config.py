@@ -3,18 +3,19 @@
 import dataclasses
 import json
 import math
+import re
 from typing import Any, Literal
 
 import pytest
 
-from vitgan.config import differences, from_dict, to_dict
+from vitgan.config import MOST_LAYERS, MOST_SIZE, differences, factor, from_dict, option, parse, to_dict
 from vitgan.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inner:
-    size: int = 1
-    rate: float = 0.5
+    size: int = option(1, least=0)
+    rate: float = option(0.5, least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,11 @@ class Other:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deep:
-    depth: int = 1
-    width: int = 8
-    gain: float = 1.0
-    flip: float = 0.5
-    beta2: float = 0.99
+    depth: int = option(1, least=1, most=MOST_LAYERS)
+    width: int = option(8, least=1, most=MOST_SIZE)
+    gain: float = factor(1.0)
+    flip: float = option(0.5, least=0, most=1)
+    beta2: float = option(0.99, least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Outer:
     kind: Literal["a", "b"] = "a"
     channels: Literal[1, 3] = 1
     on: bool = True
-    limit: int | None = None
+    limit: int | None = option(None, least=0)
     one: Inner = dataclasses.field(default_factory=Inner)
     either: Inner | Other = dataclasses.field(default_factory=Other)
     many: tuple[Inner | Other, ...] = ()
@@ -133,12 +134,59 @@ def test_what_is_very_long_is_not_said_whole(value: Any) -> None:
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("field", ["name", "limit", "many", "type"])
-def test_a_missing_field_is_refused(field: str) -> None:
-    whole = to_dict(FULL)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grown:
+    """Options that were written before `slope` and `kind` were fields of theirs."""
+
+    size: int
+    slope: float = option(0.2, least=0)
+    kind: Literal["a", "b"] = "a"
+
+
+def test_a_field_that_is_missing_has_its_default() -> None:
+    assert from_dict({"type": "Grown", "size": 3}, Grown) == Grown(size=3, slope=0.2, kind="a")
+
+
+@pytest.mark.parametrize("field", ["size", "type"])
+def test_a_missing_field_without_a_default_is_refused(field: str) -> None:
+    whole = to_dict(Grown(size=3))
     del whole[field]
     with pytest.raises(UserError, match=field):
-        from_dict(whole, Outer)
+        from_dict(whole, Grown)
+
+
+@pytest.mark.parametrize(
+    ("word", "annotation", "value"),
+    [
+        ("3", int, 3),
+        ("3", float, 3.0),
+        ("none", int | None, None),
+        ("None", str | None, None),
+        ("4", int | None, 4),
+        ("true", bool, True),
+        ("b", Literal["a", "b"], "b"),
+        ("3", Literal[1, 3], 3),
+        ("2,1,1", tuple[int, ...], (2, 1, 1)),
+    ],
+)
+def test_a_word_is_read_by_its_annotation(word: str, annotation: Any, value: Any) -> None:
+    found = parse(word, annotation, "part.field")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "annotation", "sentence"),
+    [
+        ("x", int, "--part.field must be a whole number, not 'x'"),
+        ("1.5", int | None, "--part.field must be None or a whole number, not '1.5'"),
+        ("c", Literal["a", "b"], "--part.field must be one of a, b, not 'c'"),
+        ("maybe", bool, "--part.field must be True or False, not 'maybe'"),
+    ],
+)
+def test_a_word_that_is_no_value_is_refused_by_its_flag(word: str, annotation: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        parse(word, annotation, "part.field")
 
 
 def test_an_unknown_field_is_refused() -> None:

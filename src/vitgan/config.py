@@ -45,6 +45,9 @@ class Bounds:
         whole = isinstance(number, int)
         if self.above is not None and number <= self.above:
             return f"greater than {self.above:g}"
+        both = self.above is not None and self.least is not None and self.most is not None
+        if both and not self.least <= number <= self.most:  # type: ignore[operator]
+            return f"from {self.least:g} to {self.most:g}"
         if self.least is not None and not number >= self.least:  # true for NaN, too
             return f"at least {self.least:g}" + ("" if whole else ", and finite")
         if not whole and not math.isfinite(number):
@@ -142,8 +145,7 @@ def to_dict(options: Any) -> Any:
 def _module(cls: type) -> dict[str, str]:
     """{"module": what `--use` takes} for a class that is not the package's own."""
     known = registry.of(cls)
-    module = cls.__module__ if known is None else known.module
-    return {} if module is None or module.split(".")[0] == "vitgan" else {"module": module}
+    return {} if known is None or known.module is None else {"module": known.module}
 
 
 def from_dict(value: Any, expected: Any, where: str = "recipe", field: Any = None) -> Any:

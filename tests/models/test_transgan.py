@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 import systems
-from vitgan.adversarial import DiffAugment, Game, Logistic, Pass, Wasserstein
-from vitgan.adversarial.augment import Augmentation
+from vitgan.adversarial import DiffAugment, Game, Logistic, Pass, Term, Wasserstein
 from vitgan.adversarial.penalties import GradientPenalty
 from vitgan.config import from_dict, to_dict
 from vitgan.errors import UserError
@@ -30,17 +29,10 @@ AUGMENT = DiffAugment(translation=1, colour=1, cutout=1, scaling=0)
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Term):
     """weight E D(x)^2 over real images (arXiv 1710.10196): Wasserstein losses leave the mean logit free."""
 
     weight: float = 1e-3
-    active: bool = True
-
-    def second_view(self, augment: Augmentation) -> None:  # noqa: ARG002
-        return None
-
-    def due(self, step: int) -> bool:  # noqa: ARG002
-        return True
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         return {"drift": self.weight * seen.judged_real.logits.square().mean()}

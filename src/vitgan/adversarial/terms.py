@@ -17,7 +17,7 @@ View = Callable[[Tensor, torch.Generator], Tensor]
 """Makes a second view of clean images (2B, C, H, W), real then fake."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pass:
     """The discriminator's one pass of an update, as the terms see it."""
 

@@ -20,7 +20,7 @@ from vitgan.errors import UserError
 from vitgan.registry import Kind
 
 SingleRecipe = TypeVar("SingleRecipe", bound=RunRecipe)
-NONE = "none"
+NONE, GENERATOR_TERMS = "none", "generator_terms"
 HINT = "(`vitgan train RECIPE --settings` lists every setting)"
 
 
@@ -31,8 +31,8 @@ def with_parts(recipe: SingleRecipe, chosen: Mapping[str, str | None]) -> Single
     """`recipe` with the parts that are named, by the recipe's field: `{"loss": "hinge", "terms": "r1,bcr"}`.
 
     None leaves a field as it is. A part that the recipe has already keeps its options, any other has its
-    class's defaults. `terms` goes to both players' terms and, as `loggers` does, takes a list with commas, or `none`.
-    Raises UserError for an unknown name, or a field that this kind of recipe lacks.
+    class's defaults. `terms` goes to both players' terms and, as `loggers` does, takes a list with commas, or
+    `none`. Raises UserError for an unknown name, or a field that this kind of recipe lacks.
     """
     own = {field.name: field for field in fields(recipe)}
     for name, words in chosen.items():
@@ -51,7 +51,7 @@ def with_parts(recipe: SingleRecipe, chosen: Mapping[str, str | None]) -> Single
 
 
 def _with_list(recipe: SingleRecipe, name: str, kind: Kind, words: str) -> SingleRecipe:
-    present = [*getattr(recipe, name), *(recipe.generator_terms if name == "terms" else ())]
+    present = [*getattr(recipe, name), *(getattr(recipe, GENERATOR_TERMS) if name == "terms" else ())]
     have = {type(part): part for part in present}
     names = [word.strip() for word in words.split(",") if word.strip() and word.strip().lower() != NONE]
     made = [have.get(cls) or _default(cls) for cls in (registry.get(kind, word) for word in names)]
@@ -308,4 +308,6 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 def _optional(hint: Any) -> Any:
     """The defaults of the options that an annotation allows beside None."""
-    return next((cls() for cls in getattr(hint, "__args__", ()) if is_dataclass(cls)), None)
+    return next(
+        (cls() for cls in getattr(hint, "__args__", ()) if isinstance(cls, type) and is_dataclass(cls)), None
+    )
