@@ -1,8 +1,7 @@
 """Rows so small that each trains in a second, in place of those of `vitgan.tables.plan`."""
 
-import sys
 from dataclasses import dataclass, replace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,11 +69,10 @@ def rows(table: str, *, size: str, resolution: int, channels: int) -> tuple[Row,
 
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every table made of these rows."""
-    module = ModuleType("vitgan.tables.plan")
     protocols = {"cifar10": "50k fakes against the 50k training images.", "lsun-bedroom": "50k against all."}
     tables = {"architectures": "Architectures", "generator": "Generators", "discriminator": "Discriminators"}
-    module.__dict__.update(rows=rows, TABLES=tables, PRINTED_PROTOCOL=protocols)
-    monkeypatch.setitem(sys.modules, "vitgan.tables.plan", module)
+    for name, value in {"rows": rows, "TABLES": tables, "PRINTED_PROTOCOL": protocols}.items():
+        monkeypatch.setattr(f"vitgan.tables.plan.{name}", value)
 
 
 class Measure:

@@ -19,7 +19,7 @@ from vitgan.models.biggan import (
 )
 from vitgan.nn import Convolution, Linear, SpectralNorm
 from vitgan.nn.attention import PixelAttention
-from vitgan.nn.norm import EPSILON, BatchNorm, ConditionalBatchNorm, LabelTable, Standardisation
+from vitgan.nn.norm import BATCH_EPSILON, BatchNorm, ConditionalBatchNorm, LabelTable, Standardisation
 
 pytestmark = pytest.mark.parity
 
@@ -87,7 +87,7 @@ def norm(module: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
         gamma, beta = module.weight, module.bias
     running = module.standardise
     channels = [
-        g * (x[c] - running.mean[c]) / math.sqrt(running.variance[c] + EPSILON) + b
+        g * (x[c] - running.mean[c]) / math.sqrt(running.variance[c] + BATCH_EPSILON) + b
         for c, (g, b) in enumerate(zip(gamma, beta, strict=True))
     ]
     return torch.stack(channels)
@@ -118,7 +118,7 @@ def test_batch_norm_in_training_is_its_twin():
         values = x[:, c].flatten().tolist()
         mean = sum(values) / 80
         variance = sum((v - mean) ** 2 for v in values) / 80
-        close(found[:, c], (x[:, c] - mean) / math.sqrt(variance + EPSILON))
+        close(found[:, c], (x[:, c] - mean) / math.sqrt(variance + BATCH_EPSILON))
         close(module.mean[c], 0.7 * before[0][c] + 0.3 * mean)
         close(module.variance[c], 0.7 * before[1][c] + 0.3 * variance * 80 / 79)
 

@@ -43,7 +43,7 @@ def test_a_damaged_recipe_names_its_place() -> None:
         Recipe.from_dict(whole)
     whole = DIGITS.to_dict()
     whole["terms"][0]["type"] = "BRC"
-    with pytest.raises(UserError, match=r"recipe\.terms\[0\]\.type is 'BRC', but must be one of BCR, R1"):
+    with pytest.raises(UserError, match=r"recipe\.terms\[0\]\.type is 'BRC', but must be one of .*BCR.*, R1"):
         Recipe.from_dict(whole)
 
 
@@ -104,14 +104,14 @@ def test_a_loss_comes_by_name(name: str, loss: object) -> None:
         ("--generator.width 8.5", "--generator.width must be a whole number, not '8.5'"),
         ("--augment.cutout x", "--augment.cutout must be a number, not 'x'"),
         ("--generator.implicit-width x", "must be None or a whole number, not 'x'"),
-        ("--generator.equalised maybe", "--generator.equalised must be one of True, False, not 'maybe'"),
-        ("--loss.name foo", "--loss.name must be one of logistic, hinge, wasserstein, not 'foo'"),
+        ("--generator.equalised maybe", "--generator.equalised must be True or False, not 'maybe'"),
+        ("--loss.name foo", "no loss 'foo': choose one of hinge, logistic, relativistic, wasserstein"),
         ("--data.channels 2", "--data.channels must be one of 1, 3, not '2'"),
         ("--generator.width", "--generator.width needs a value"),
         ("--training.images 0", "^--images must be greater than 0"),
         ("--training.batch 0", "^--training.batch must be at least 1"),
-        ("--training.seed -1", "--training.seed must be at least 0"),
-        ("--training.minutes nan", "--training.minutes must be"),
+        ("--training.seed -1", "^--seed must be at least 0"),
+        ("--training.minutes nan", "^--minutes must be"),
         ("--generator.depth 0", "--generator.depth must be at least 1"),
         ("--generator.mapping-depth 0", "--generator.mapping-depth must be at least 1"),
         ("--optimiser-generator.learning-rate -1", "--optimiser-generator.learning-rate must be at least 0"),

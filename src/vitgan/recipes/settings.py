@@ -91,7 +91,7 @@ def override(recipe: SingleRecipe, arguments: Sequence[str]) -> SingleRecipe:
     for word in words:
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
-            raise UserError(f"{word!r} is no setting: write --PART.FIELD VALUE {HINT}.")
+            raise UserError(f"There is no setting {word} {HINT}.")
         if not equals:
             value = next(words, None)
             if value is None:
@@ -196,16 +196,20 @@ def listing(recipe: RunRecipe) -> str:
 
 def _table(head: str, options: Any, path: str) -> str:
     known = registry.of(type(options))
-    lines = [head] if known is None else [head, f"# {known.summary}", f"type = {_toml(known.name)}"]
+    lines = [head] if known is None else [head, *_note(known.summary), f"type = {_toml(known.name)}"]
     notes, nested = documented(type(options)), []
     for field in fields(options):
         value = getattr(options, field.name)
         if is_dataclass(value):
             nested.append(_table(f"[{path}.{field.name}]", value, f"{path}.{field.name}"))
             continue
-        lines += textwrap.wrap(notes.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
+        lines += _note(notes.get(field.name, ""))
         lines.append(f"{field.name} = {_toml(value)}")
     return "\n".join(lines) + "".join(f"\n\n{table}" for table in nested)
+
+
+def _note(text: str) -> list[str]:
+    return textwrap.wrap(text, 78, initial_indent="# ", subsequent_indent="# ")
 
 
 def _toml(value: Any) -> str:
