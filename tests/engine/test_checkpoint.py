@@ -23,6 +23,7 @@ from vitgan.engine.checkpoint import (
     prune,
     save_checkpoint,
 )
+from vitgan.engine.schema import FORMAT
 from vitgan.errors import UserError
 
 DESCRIBED = {
@@ -155,7 +156,7 @@ def save_newer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
 
     def save_it(run: Path, images: int) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(module, "FORMAT", 2)
+            patch.setattr(module, "FORMAT", FORMAT + 1)
             save(run, images)
 
     return save_it
@@ -169,14 +170,16 @@ def test_of_a_newer_format_the_one_before_is_used(save_newer: Callable, tmp_path
     assert images == 10
     assert len(said) == 2
     assert "000000000030 is damaged" in said[0]
-    assert "000000000020 was written by a newer vitgan (format 2): upgrade with `pip install" in said[1]
+    assert (
+        f"newer vitgan (format {FORMAT + 1}; this one knows {FORMAT}): upgrade with `pip install" in said[1]
+    )
     assert said[1].endswith("; using the one before it.")
 
 
 def test_a_newer_format_alone_is_refused(save_newer: Callable, tmp_path: Path) -> None:
     save_newer(tmp_path, 20)
     truncate(save(tmp_path, 30))
-    with pytest.raises(NewerCheckpoint, match=r"format 2.*pip install --upgrade vitgan"):
+    with pytest.raises(NewerCheckpoint, match=rf"format {FORMAT + 1}.*pip install --upgrade vitgan"):
         load_newest(tmp_path, pytest.fail)
 
 
