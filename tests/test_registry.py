@@ -81,9 +81,7 @@ def test_a_missing_part_is_kept_as_it_was_written_and_named_where_it_is_needed(o
     registry._parts[:] = [part for part in registry._parts if part.module is None]
     read = from_dict(written, Recipe)
     assert to_dict(read) == written
-    with pytest.raises(
-        UserError, match=r"The loss LeastSquares is a part of own_losses.py: give --use own"
-    ):
+    with pytest.raises(UserError, match=r"The loss LeastSquares is a part of own_losses.py: give --use own"):
         read.require_parts()
 
 
