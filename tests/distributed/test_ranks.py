@@ -27,7 +27,7 @@ MARKS = [
     *("--training.log-every", "16", "--training.sample-every", "40"),
 ]
 MAIN = "import sys\nfrom vitgan.cli import main\nsys.exit(main())"
-IMPATIENT = "from vitgan.engine import distributed\ndistributed.PATIENCE, distributed.GRACE = 5.0, 2.0"
+IMPATIENT = "from vitgan.distributed import liveness\nliveness.PATIENCE, liveness.GRACE = 5.0, 2.0"
 
 
 def free_port() -> int:

@@ -26,6 +26,7 @@ from vitgan.data import DataOptions
 from vitgan.data.sources import arrays
 from vitgan.engine import checkpoint as checkpoint_module
 from vitgan.engine.checkpoint import DESCRIPTION, TENSORS, checkpoints, load_checkpoint, save_checkpoint
+from vitgan.engine.schema import FORMAT
 from vitgan.errors import UserError
 from vitgan.metrics.cache import Cache
 from vitgan.metrics.extractors import tensors_only
@@ -247,13 +248,13 @@ def test_a_run_goes_on_from_the_checkpoint_before_one_of_a_newer_version(
     state, description = load_checkpoint(checkpoints(run)[-1])
     before = final(run)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "FORMAT", 2)
-        save_checkpoint(run, 8, state, {**description, "format": 2, "images": 8})
+        patch.setattr(checkpoint_module, "FORMAT", FORMAT + 1)
+        save_checkpoint(run, 8, state, {**description, "format": FORMAT + 1, "images": 8})
     (run / "recipe.json").unlink()
     assert tiny_train(run, "--images", "8", "--training.checkpoint-every", "4") == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "newer" in line]
     assert len(said) == 1
-    assert "(format 2)" in said[0]
+    assert f"(format {FORMAT + 1}; this one knows {FORMAT})" in said[0]
     assert "pip install --upgrade vitgan" in said[0]
     assert "using the one before it" in said[0]
     after = final(run)  # 4 images more from the checkpoint before: the same bits
