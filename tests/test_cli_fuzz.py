@@ -215,9 +215,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.sharing.export_folder": does("export", None),
         "vitgan.sharing.export.push": does("push", "address"),
         "vitgan.engine.run_folder.load_generator": does("load", None),
+        "vitgan.commands.explore.free_port": does("port", 1),
     }.items():
         monkeypatch.setattr(path, replacement)
-    page = SimpleNamespace(serve=does("explore", None), free_port=does("port", 1))
+    page = SimpleNamespace(serve=does("explore", None))
     monkeypatch.setitem(sys.modules, "vitgan.explore.app", page)
     return reached
 
