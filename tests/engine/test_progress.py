@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import sys
 from itertools import pairwise
 
@@ -104,6 +105,14 @@ def test_quiet_shows_nothing(capsys):
     assert captured.out + captured.err == ""
 
 
+def everything(terminal: int) -> bytes:
+    """What was written to a pseudo-terminal; on a busy machine the kernel hands it over in parts."""
+    found = b""
+    while select.select([terminal], [], [], 0.5)[0]:
+        found += os.read(terminal, 65536)
+    return found
+
+
 def shown_on_terminal(monkeypatch, rows: int) -> str:
     """What a pseudo-terminal of 100 columns receives of a run that is half done."""
     termios, pty = pytest.importorskip("termios"), pytest.importorskip("pty")
@@ -117,7 +126,7 @@ def shown_on_terminal(monkeypatch, rows: int) -> str:
         progress.message("saved")
         progress.close()
         stream.flush()
-        received = os.read(theirs, 65536).decode()
+        received = everything(theirs).decode()
     monkeypatch.undo()
     os.close(theirs)
     return received
