@@ -65,6 +65,7 @@ def _flushed(words: list[str]) -> int:
         return _run(words)
     finally:
         terminal.flush()
+        terminal.hush(False)  # whatever this process does next is asked anew
 
 
 def _of_files(error: OSError) -> str:
