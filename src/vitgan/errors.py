@@ -17,6 +17,14 @@ class Elsewhere(UserError):
     """An error that another process says."""
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an error says as a clause of a longer sentence: on one line, without a closing full stop.
+
+    At most `most` characters of it; the name of its class where it says nothing.
+    """
+    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " Did you mean X?", of the name in `known` nearest to `word`; empty where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -13,12 +13,12 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as distributed
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from vitgan.distributed import collectives
-from vitgan.distributed.liveness import Liveness, _one_line
-from vitgan.errors import UserError
+from vitgan.distributed.liveness import Liveness
+from vitgan.errors import UserError, one_line
 
 LONGEST_WAIT = timedelta(hours=3)  # of a collective: for a rank that lives, only its work decides
 JOIN_WAIT = timedelta(minutes=10)
@@ -85,7 +85,7 @@ def _meet(device: torch.device) -> None:
     except (ValueError, RuntimeError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"Rank {os.environ.get('RANK')} did not meet the others at {place} ({_one_line(error)}): "
+            f"Rank {os.environ.get('RANK')} did not meet the others at {place} ({one_line(error)}): "
             "start all processes with torchrun."
         ) from error
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch.distributed as distributed
 
+from vitgan.compat import process_group_store
 from vitgan.distributed import collectives
-from vitgan.errors import Elsewhere, UserError
+from vitgan.errors import Elsewhere, UserError, one_line
 
 SECONDS_BETWEEN_BEATS = 1.0
 
@@ -29,7 +30,7 @@ class Liveness:
 
     def __init__(self) -> None:
         self.rank, self.ranks = collectives.rank(), collectives.world_size()
-        store = distributed.distributed_c10d._get_default_store()  # no public name
+        store = process_group_store()
         self._store = store.clone() if hasattr(store, "clone") else store
         self._host, self._place = socket.gethostname(), _place()
         self._count, self._left, self._ending = 0, None, threading.Event()
@@ -115,7 +116,7 @@ class Liveness:
         if beat:
             self._judge(0, json.loads(beat), 0.0)
         self._silent.add(0)
-        self._lose(0, f"cannot be reached at the meeting point ({_one_line(error)})")
+        self._lose(0, f"cannot be reached at the meeting point ({one_line(error)})")
 
     def _lose(self, rank: int, what: str) -> None:
         self._lost.setdefault(rank, what)
@@ -150,7 +151,3 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
