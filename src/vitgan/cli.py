@@ -144,7 +144,7 @@ def build_parser() -> Parser:
                 "--use",
                 action="append",
                 metavar="FILE|MODULE",
-                help="a file or module with parts of your own, over which stands @vitgan.register; repeatable",
+                help="a file or module with parts of your own (@vitgan.register); repeatable",
             )
         notes = textwrap.fill(one.epilog, 79) + "\n\n" if one.epilog else ""
         one.epilog = notes + command.EXAMPLES

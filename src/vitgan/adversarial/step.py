@@ -162,8 +162,8 @@ def discriminator_step(
 ) -> tuple[Metrics, list[Judgement]]:
     """One pass over [real, fake, their other views]; adversarial loss and terms; one update of D.
 
-    Returns the numbers, and what D says of the real images for the generator's loss, a judgement for each part
-    of the batch and without a gradient.
+    Returns the numbers, and what D says of the real images for the generator's loss, a judgement for each
+    part of the batch and without a gradient.
     """
     discriminator, optimiser = players.discriminator, players.optimiser_discriminator
     views = augmented_views(game, torch.cat((real, fake.to(real.dtype))), rng)
@@ -212,7 +212,7 @@ def _learn(game: Game, passes: list[Pass]) -> Metrics:
 
 
 def _summed(shares: list[Metrics]) -> Metrics:
-    """The sum of the parts' shares of each number; a number that only some parts have is summed over those."""
+    """The sum of the parts' shares of each number; one that only some parts have is summed over those."""
     names = dict.fromkeys(name for share in shares for name in share)
     return {name: torch.stack([s[name] for s in shares if name in s]).sum() for name in names}
 
@@ -247,9 +247,10 @@ def judged_views(
     rng: torch.Generator,
     step: int,
 ) -> list[Pass]:
-    """One pass over all `views` and what terms perturb; what the adversarial loss sees, then what each term sees.
+    """One pass over all `views` and what terms perturb; gives what the loss sees, then what each term sees.
 
-    `views` are (2B, C, H, W) each, [real, fake]: the game's own, then the second views of the terms that have one.
+    `views` are (2B, C, H, W) each, [real, fake]: the game's own, then the second views of the terms that have
+    one.
     """
     seen_real, seen_fake = views[0].chunk(2)
     near = [_near(term, seen_real, seen_fake, rng, step) for term in game.terms]

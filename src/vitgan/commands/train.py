@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/a
   vitgan train digits --discriminator unet --terms cutmix --augment none
   vitgan train digits --use my_parts.py --loss my-loss --loss.margin 0.5
-  vitgan train digits --settings                 what --PART.FIELD may be, as a file for --config
+  vitgan train digits --settings                 all settings, for --config
   torchrun --nproc-per-node 8 -m vitgan train cifar10 --data packed
 """
 

@@ -187,8 +187,8 @@ KINDS = {"Recipe": "gan", "ClassifierRecipe": "classifier", "SirenRecipe": "sire
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By format: makes what that format wrote of a recipe what the next one would have written.
 
-A field that is new needs none: where it is missing it has its default, which is what was done before. Whatever
-is renamed or moved raises `vitgan.engine.schema.FORMAT` and has its entry here.
+A field that is new needs none: where it is missing it has its default, which is what was done before.
+Whatever is renamed or moved raises `vitgan.engine.schema.FORMAT` and has its entry here.
 """
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -256,6 +256,8 @@ class _AtMost(TorchFunctionMode):
 class GeneratorOptions(Protocol):
     """Options that make a generator: a frozen, keyword-only dataclass, registered."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> Generator:
         """The network for images (C, R, R), conditioned on a label where `classes` > 0."""
         ...
@@ -263,6 +265,8 @@ class GeneratorOptions(Protocol):
 
 class DiscriminatorOptions(Protocol):
     """Options that make a discriminator: a frozen, keyword-only dataclass, registered."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> Discriminator:
         """The network for images (C, R, R), conditioned on a label where `classes` > 0."""
