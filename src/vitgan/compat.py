@@ -1,24 +1,26 @@
 """What the package calls of other libraries although they do not promise it, and where systems differ.
 
-Every private name of torch, argparse and other libraries that the package relies on is called here, and nowhere
-else, by a small function with a public name. Each says why no public name does, since when the private one is
-there where that is known, and on which versions it was tried, which means that the tests ran; the package asks
-for torch >= 2.9 and Python >= 3.11. torch is imported by the functions that need it, because the command line's
-parser imports this module too.
+Every private name of torch, argparse and other libraries that the package relies on is called here, and
+nowhere else, by a small function with a public name. Each says why no public name does, since when the
+private one is there where that is known, and on which versions it was tried, which means that the tests ran;
+the package asks for torch >= 2.9 and Python >= 3.11. torch is imported by the functions that need it, because
+the command line's parser imports this module too.
 """
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 
 def usable_cores() -> int:
-    """How many CPU cores this process may use; containers and batch systems often give it fewer than there are.
+    """How many CPU cores this process may use; containers and batch systems often give it fewer than there
+    are.
 
     `os.process_cpu_count` says so from Python 3.13 on; `os.sched_getaffinity` exists on Linux alone.
     """
@@ -51,8 +53,8 @@ def softmax_backward(gradient: "Tensor", weights: "Tensor") -> "Tensor":
 def lerp_all_(targets: "Sequence[Tensor]", ends: "Sequence[Tensor]", weight: float) -> None:
     """Move every tensor of `targets` in place towards that of `ends`, by the share `weight` of the way.
 
-    One call for all parameters of a network, a few kernels on a GPU; `torch.optim.swa_utils` averages by the same
-    operator, but has no form that takes two lists. It is there since torch 2.0. Tried on torch 2.14.
+    One call for all parameters of a network, a few kernels on a GPU; `torch.optim.swa_utils` averages by the
+    same operator, but has no form that takes two lists. It is there since torch 2.0. Tried on torch 2.14.
     """
     import torch
 
@@ -62,8 +64,9 @@ def lerp_all_(targets: "Sequence[Tensor]", ends: "Sequence[Tensor]", weight: flo
 def cpu_multiplies_bf16() -> bool:
     """Whether the processor has instructions that multiply bf16 matrices, AVX512_BF16 or AMX.
 
-    torch 2.14 has a public table of them, `torch.cpu.get_capabilities`; torch 2.9 has these two private functions
-    alone, which read that table in 2.14. Where a version has lost them the answer is no. Tried on torch 2.14.
+    torch 2.14 has a public table of them, `torch.cpu.get_capabilities`; torch 2.9 has these two private
+    functions alone, which read that table in 2.14. Where a version has lost them the answer is no. Tried on
+    torch 2.14.
     """
     import torch
 
@@ -86,7 +89,8 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def commands_of(argument: argparse.Action | argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of the commands, by name, of what `add_subparsers` returned or of a parser that it was called on.
+    """The parsers of the commands, by name, of what `add_subparsers` returned or of a parser that it was
+    called on.
 
     Empty for any other argument or parser. The class is private, and a parser does not give it back. Tried on
     Python 3.11.
@@ -99,8 +103,8 @@ def commands_of(argument: argparse.Action | argparse.ArgumentParser) -> dict[str
 class CommandsFormatter(argparse.RawDescriptionHelpFormatter):
     """A help whose column of names is wide enough for the names of commands.
 
-    argparse prints commands two columns further in than the options, and measures them as if it did not. Tried
-    on Python 3.11.
+    argparse prints commands two columns further in than the options, and measures them as if it did not.
+    Tried on Python 3.11.
     """
 
     def add_argument(self, action: argparse.Action) -> None:
@@ -108,3 +112,15 @@ class CommandsFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_argument(action)
         if commands_of(action):
             self._action_max_length += self._indent_increment
+
+
+class PrintingParser(argparse.ArgumentParser):
+    """A parser that raises OSError where its help cannot be written, as on a full disk.
+
+    argparse's own drops the error and exits with 0. Tried on Python 3.11.
+    """
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = file or sys.stderr
+        if message and stream is not None:
+            stream.write(message)

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as distributed
-from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from vitgan.distributed import collectives
