@@ -14,7 +14,7 @@ class UserError(ValueError):
     rank: int | None = None
 
 
-class Elsewhere(UserError):
+class OtherRankError(UserError):
     """The error of a run of several processes, in those that leave it to another process to print it."""
 
 
