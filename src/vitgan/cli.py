@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vitgan import __version__, registry, terminal
-from vitgan.errors import Elsewhere, UserError
+from vitgan.errors import OtherRankError, UserError
 from vitgan.parser import Parser
 
 COMMANDS = (
@@ -84,7 +84,7 @@ def _lacks_memory(error: Exception) -> bool:
 def _is_own(error: UserError) -> bool:
     """Whether this process has to say it: of several, the one that raised it, or the first."""
     others_say = error.rank is None and int(os.environ.get("RANK", "0")) > 0
-    return not isinstance(error, Elsewhere) and not others_say
+    return not isinstance(error, OtherRankError) and not others_say
 
 
 def _say(text: str, code: int) -> int:

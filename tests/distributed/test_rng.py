@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vitgan.distributed.rng import (
     PartGenerator,
-    in_parts,
     integers,
+    micro_batches,
     normal,
     of_halves,
     share,
@@ -61,7 +61,7 @@ def test_halves_are_shared_each(batch: int, ranks: int) -> None:
 
 def test_a_batch_in_parts_draws_what_it_draws_as_a_whole() -> None:
     rng, drawn = part(0, 1, 12), []
-    for _ in in_parts(rng, 3):
+    for _ in micro_batches(rng, 3):
         drawn.append(normal(rng, 4))
     assert torch.equal(torch.cat(drawn), normal(part(0, 1, 12), 12))
     assert (rng.rank, rng.ranks) == (0, 1)

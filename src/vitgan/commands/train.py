@@ -130,11 +130,11 @@ def _listing(recipe: "RunRecipe") -> str:
 
 
 def _rehearse(options: argparse.Namespace, recipe: "RunRecipe") -> int:
-    from vitgan.distributed.launch import launched
+    from vitgan.distributed.launch import launched_processes
     from vitgan.engine.dry_run import rehearse
     from vitgan.engine.train import choose_device, threads
 
-    if launched() > 1:
+    if launched_processes() > 1:
         raise UserError("--dry-run measures one process: start it without torchrun.")
     folder = options.out or Path("runs") / recipe.name
     with threads(recipe.training.threads):

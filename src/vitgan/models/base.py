@@ -119,8 +119,13 @@ class Generator(nn.Module, abc.ABC):
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] to the nearest of 0..255."""
+    """Images as numbers in [-1, 1] to images as bytes, the nearest of 0..255; any shape."""
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images as bytes to images as numbers in [-1, 1], computed in fp32 and given in `dtype`; any shape."""
+    return images.float().div(127.5).sub_(1).to(dtype)
 
 
 @dataclass(frozen=True)
