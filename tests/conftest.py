@@ -83,7 +83,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--training.batch", "4", "--generator.latent-dim", "5", "--ema.ramp-up", "None"]
     words += ["--data", str(folder / "images.npy"), "--images", "24", "--training.checkpoint-every", "8"]
     words += ["--out", str(folder / "run"), "--device", "cpu", "--quiet"]
-    assert vitgan("train", *sizes, *words) == 0
+    assert vitgan("train", "digits", *sizes, *words) == 0
     return folder / "run"
 
 

@@ -23,11 +23,12 @@ __all__ = ["UserError", "__version__", "load", "recipes", "register", "train"]
 __version__ = version("vitgan")
 
 
-def load(run: "str | Path") -> "Generator":
+def load(run: "str | Path", *, average: float | None = None) -> "Generator":
     """A trained generator: averaged weights, on the CPU, in eval mode.
 
     `run` is a run folder, a checkpoint, an exported folder, "digits" (which comes with the package), or
-    "USER/NAME" on the Hugging Face Hub, which is asked where there is no folder USER.
+    "USER/NAME" on the Hugging Face Hub, which is asked where there is no folder USER. `average` picks one of
+    the moving averages of other lengths that the run keeps (`ema.lengths`).
 
     `generator(z)` gives float images (N, C, H, W) in [-1, 1] for z (N, generator.latent_dim), and
     `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError when there is none.
@@ -35,7 +36,7 @@ def load(run: "str | Path") -> "Generator":
     from vitgan.engine.run_folder import load_generator
     from vitgan.sharing.hub import find
 
-    return load_generator(find(run))
+    return load_generator(find(run), average)
 
 
 def train(

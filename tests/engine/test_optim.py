@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 import twins
-from vitgan.engine.optim import AdamOptions, EMAOptions, update_average
+from vitgan.engine.optim import (
+    AdamOptions,
+    BurnInOptions,
+    EMAOptions,
+    power_decay,
+    power_of,
+    update_average,
+)
 
 pytestmark = pytest.mark.parity
 
@@ -76,3 +83,38 @@ def test_the_optimiser_is_adam_at_the_rate_it_was_given():
         expected -= rate * gradient / (math.sqrt(second_moment / (1 - 0.9 ** (k + 1))) + 1e-8)
         assert rate == pytest.approx(0.25 * (k + 1))
         assert weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_burn_in_goes_from_the_start_to_the_recipes_values_by_half_a_cosine():
+    burn_in = BurnInOptions(images=1000, rate=4.0, gamma=10.0, beta2=0.9)
+    for seen, left in ((0, 1.0), (250, 0.5 + 0.5**1.5), (500, 0.5), (1000, 0.0), (5000, 0.0)):
+        assert burn_in.share(seen) == pytest.approx(left)
+        assert burn_in.factor(4.0, seen) == pytest.approx(1 + 3 * left)
+    optimiser = AdamOptions(beta2=0.99).build([nn.Parameter(torch.zeros(1))])
+    burn_in.set_beta2(optimiser, 0.99, 500)
+    assert optimiser.param_groups[0]["betas"] == pytest.approx((0.0, 0.945))
+    burn_in.set_beta2(optimiser, 0.99, 1000)
+    assert optimiser.param_groups[0]["betas"] == pytest.approx((0.0, 0.99))
+
+
+def test_without_a_burn_in_every_value_is_the_recipes_own():
+    optimiser = AdamOptions(beta2=0.99).build([nn.Parameter(torch.zeros(1))])
+    BurnInOptions().set_beta2(optimiser, 0.99, 0)
+    assert optimiser.param_groups[0]["betas"] == (0.0, 0.99)
+    assert BurnInOptions().factor(7.0, 0) == 1.0
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, 0.2, 0.28])
+def test_a_power_average_has_weights_of_that_deviation(length: float):
+    """The weights over a run, from the decays of its updates, have the mean and spread asked for."""
+    power, steps, batch = power_of(length), 4000, 1
+    weights = torch.zeros(steps, dtype=torch.float64)
+    for step in range(steps):
+        decay = power_decay(power, batch, (step + 1) * batch)
+        weights *= decay
+        weights[step] += 1 - decay
+    assert weights.sum().item() == pytest.approx(1.0)
+    at = (torch.arange(steps, dtype=torch.float64) + 1) / steps
+    mean = (weights * at).sum()
+    assert (weights * (at - mean) ** 2).sum().sqrt().item() == pytest.approx(length, rel=0.01)
+    assert mean.item() == pytest.approx((power + 1) / (power + 2), rel=0.01)

@@ -52,6 +52,38 @@ def test_a_set_read_as_needed_goes_on_bit_for_bit_too(
     assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
 
 
+def test_schedules_and_averages_of_several_lengths_go_on_bit_for_bit(
+    tiny_train: Command, tmp_path: Path
+) -> None:
+    words = ["--loss", "relativistic", "--terms", "approximate-r1,approximate-r2,centring"]
+    words += ["--augment", "none"]
+    words += [
+        "--burn-in.images",
+        "32",
+        "--burn-in.rate",
+        "2",
+        "--burn-in.gamma",
+        "4",
+        "--burn-in.beta2",
+        "0.9",
+    ]
+    words += ["--ema.lengths", "0.05,0.1"]
+    assert tiny_train(tmp_path / "whole", "--images", "48", *words) == 0
+    for images in ("20", "48"):
+        assert tiny_train(tmp_path / "parts", "--images", images, *words) == 0
+    state = final(tmp_path / "whole")
+    assert_same(final(tmp_path / "parts"), state)
+    count = sum(name.startswith("generator.") for name in state)
+    for average in ("average", "average_0.05", "average_0.1"):
+        assert sum(name.startswith(f"{average}.") for name in state) == count
+    usual, short, long = (vitgan.load(tmp_path / "whole", average=length) for length in (None, 0.05, 0.1))
+    weights = [next(model.mapping.parameters()) for model in (usual, short, long)]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    with pytest.raises(vitgan.UserError, match=r"has no average of length 0\.3; it keeps 0\.05, 0\.1"):
+        vitgan.load(tmp_path / "whole", average=0.3)
+
+
 def test_a_finished_run_stays_as_it_is(tiny_train: Command, tmp_path: Path) -> None:
     assert tiny_train(tmp_path / "run", "--images", "8") == 0
     before = (checkpoints(tmp_path / "run")[-1] / TENSORS).stat().st_mtime_ns

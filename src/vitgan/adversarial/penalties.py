@@ -33,7 +33,7 @@ class _SquaredGradient(Term):
 
     def _penalty(self, seen: Pass, images: Tensor) -> Tensor:
         squared = seen.gradient(images).square().sum((1, 2, 3))  # (B,)
-        return self.every * self.gamma / 2 * squared.mean()
+        return seen.strength * (self.every * self.gamma / 2) * squared.mean()
 
 
 @register
@@ -87,10 +87,10 @@ class _FiniteDifference(Term):
         count = max(1, round(self.share * len(images)))
         return images[:count] + self.sigma * normal(rng, count, *images.shape[1:]).to(images.dtype)
 
-    def _penalty(self, judged: Judgement, near: Judgement | None) -> Tensor:
+    def _penalty(self, seen: Pass, judged: Judgement, near: Judgement | None) -> Tensor:
         assert near is not None
         slope = (near.logits - judged.logits[: len(near.logits)]) / self.sigma  # (M, 1)
-        return self.gamma / 2 * slope.square().mean()
+        return seen.strength * (self.gamma / 2) * slope.square().mean()
 
 
 @register
@@ -114,7 +114,7 @@ class ApproximateR1(_FiniteDifference):
         return self._near(real, rng), None
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        return {"approximate_r1": self._penalty(seen.judged_real, seen.near_real)}
+        return {"approximate_r1": self._penalty(seen, seen.judged_real, seen.near_real)}
 
 
 @register
@@ -133,7 +133,7 @@ class ApproximateR2(_FiniteDifference):
         return None, self._near(fake, rng)
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        return {"approximate_r2": self._penalty(seen.judged_fake, seen.near_fake)}
+        return {"approximate_r2": self._penalty(seen, seen.judged_fake, seen.near_fake)}
 
 
 @register

@@ -91,6 +91,8 @@ class Game:
     """Make the fakes again for the generator's update: less memory, one more forward pass."""
     dtype: torch.dtype = torch.float32
     """Of the activations; weights, losses and penalties stay in fp32."""
+    strength: Tensor | float = 1.0
+    """Factor of every gradient penalty, a scalar that a schedule may fill anew before each step."""
 
     def learns(self, step: int) -> bool:
         """Whether the generator is updated in the step of that number."""
@@ -273,6 +275,7 @@ def judged_views(
         judged_real=judged_real,
         judged_fake=judged_fake,
         dtype=game.dtype,
+        strength=game.strength,
     )
     own = zip(seconds, nears, strict=True)
     return [plain] + [

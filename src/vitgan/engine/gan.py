@@ -25,7 +25,7 @@ from vitgan.distributed import collectives
 from vitgan.distributed.rng import PartGenerator
 from vitgan.engine.compile import GraphedStep, compile_blocks
 from vitgan.engine.grid import grid
-from vitgan.engine.optim import AdamOptions, EMAOptions, update_average
+from vitgan.engine.optim import AdamOptions, BurnInOptions, EMAOptions, power_decay, power_of, update_average
 from vitgan.engine.recipe import EvaluationOptions, RunRecipe, TrainingOptions, activation_dtype
 from vitgan.engine.task import NamedState, Task
 from vitgan.errors import UserError
@@ -50,6 +50,7 @@ class Recipe(RunRecipe):
     """Addends of the generator's loss."""
     optimiser_generator: AdamOptions = field(default_factory=AdamOptions)
     optimiser_discriminator: AdamOptions = field(default_factory=AdamOptions)
+    burn_in: BurnInOptions = field(default_factory=BurnInOptions)
     ema: EMAOptions = field(default_factory=EMAOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -86,6 +87,8 @@ class State(NamedState):
 
     players: Players
     average: Generator
+    others: dict[str, Generator] = field(default_factory=dict)
+    """Averages of other lengths, by `average_name`."""
 
     def _modules(self) -> dict[str, nn.Module]:
         players = self.players
@@ -93,6 +96,7 @@ class State(NamedState):
             "generator": players.generator,
             "discriminator": players.discriminator,
             "average": self.average,
+            **self.others,
         }
 
     def _optimisers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
@@ -116,7 +120,13 @@ def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -
         optimiser_discriminator=recipe.optimiser_discriminator.build(discriminator.parameters()),
     )
     average = copy.deepcopy(generator).eval().requires_grad_(False)
-    return State(players, average)
+    others = {average_name(length): copy.deepcopy(average) for length in recipe.ema.lengths}
+    return State(players, average, others)
+
+
+def average_name(length: float | None) -> str:
+    """How a checkpoint calls the tensors of an average: one of `ema.lengths`, or None for the usual one."""
+    return "average" if length is None else f"average_{float(length):g}"
 
 
 def _checkpoint_activations(*networks: Generator | Discriminator) -> None:
@@ -166,6 +176,7 @@ class GANTask:
         options, players = recipe.training, self.state.players
         self.networks = {"generator": players.generator, "discriminator": players.discriminator}
         self.note = compile_blocks(options.compile, device, players.generator, players.discriminator)
+        self._strength = torch.ones((), device=device)
         self.game = Game(
             loss=recipe.loss,
             augment=recipe.augment,
@@ -177,10 +188,12 @@ class GANTask:
             accumulate=recipe.parts(device, collectives.world_size()),
             make_again=options.accumulate is not None and options.accumulate > collectives.world_size(),
             dtype=activation_dtype(options.precision, device),
+            strength=self._strength,
         )
-        self._train_step = GraphedStep(
-            players, self.game, allowed=options.compile != "off" and not options.activation_checkpointing
-        )
+        graph = options.compile != "off" and not options.activation_checkpointing
+        if recipe.burn_in.beta2 is not None:
+            graph = False  # a graph would keep the beta2 with which it was captured
+        self._train_step = GraphedStep(players, self.game, allowed=graph)
         classes, count = self.generator.classes, options.sample_count
         self.labels = torch.arange(count, device=device) % classes if classes else None
         self.latents = self.generator.latents(count, seed=options.seed).to(device)
@@ -190,19 +203,24 @@ class GANTask:
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Both players' update, and the average's."""
         recipe, players, size = self.recipe, self.state.players, self.recipe.training.batch
-        rates = {
-            "learning_rate_generator": recipe.optimiser_generator.set_rate(
-                players.optimiser_generator, images_seen, size
-            ),
-            "learning_rate_discriminator": recipe.optimiser_discriminator.set_rate(
-                players.optimiser_discriminator, images_seen, size
-            ),
-        }
+        burn_in, rates = recipe.burn_in, {}
+        for name, options, optimiser in (
+            ("generator", recipe.optimiser_generator, players.optimiser_generator),
+            ("discriminator", recipe.optimiser_discriminator, players.optimiser_discriminator),
+        ):
+            factor = burn_in.factor(burn_in.rate, images_seen)
+            rates[f"learning_rate_{name}"] = options.set_rate(optimiser, images_seen, size, factor)
+            burn_in.set_beta2(optimiser, options.beta2, images_seen)
+        self._strength.fill_(burn_in.factor(burn_in.gamma, images_seen))
         seed = recipe.training.seed if seed is None else seed
         rng = step_generator(seed, images_seen, self.device, size)
         values = self._train_step(batch.images, batch.labels, rng, images_seen // size)
         with span("moving average"):
-            update_average(self.generator, players.generator, recipe.ema.decay(size, images_seen + size))
+            seen = images_seen + size
+            update_average(self.generator, players.generator, recipe.ema.decay(size, seen))
+            for length, average in zip(recipe.ema.lengths, self.state.others.values(), strict=True):
+                decay = power_decay(power_of(length), size, seen)
+                update_average(average, players.generator, decay)
         return values, rates
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Optimiser, learning rate and the generator's moving average, as functions of images seen."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,9 +43,11 @@ class AdamOptions:
             rate *= 0.5 ** ((images_seen - self.decay_from) / self.decay_half_life)
         return rate
 
-    def set_rate(self, optimiser: torch.optim.Optimizer, images_seen: int, batch: int) -> float:
-        """Give the optimiser that rate, and return it."""
-        rate = self.rate(images_seen, batch)
+    def set_rate(
+        self, optimiser: torch.optim.Optimizer, images_seen: int, batch: int, factor: float = 1.0
+    ) -> float:
+        """Give the optimiser that rate times `factor`, and return it."""
+        rate = factor * self.rate(images_seen, batch)
         for group in optimiser.param_groups:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
@@ -54,13 +57,47 @@ class AdamOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BurnInOptions:
+    """Values at the start of a run that go to the recipe's own by a half cosine (arXiv 2501.05441)."""
+
+    images: int = option(0, least=0)
+    """Images of the way; 0 has the recipe's own values from the start."""
+    rate: float = option(1.0, least=0)
+    """Factor of both players' learning rates at the start."""
+    gamma: float = option(1.0, least=0)
+    """Factor of every penalty's gamma at the start."""
+    beta2: float | None = option(None, least=0, below=1)
+    """Adam's beta2 of both players at the start; None has the recipe's own."""
+
+    def share(self, images_seen: int) -> float:
+        """How much of the start is left in the update on the images after `images_seen`, from 1 to 0."""
+        if images_seen >= self.images:
+            return 0.0
+        return 0.5 * (1 + math.cos(math.pi * images_seen / self.images))
+
+    def factor(self, start: float, images_seen: int) -> float:
+        """A factor that begins as `start` and becomes 1."""
+        return 1 + (start - 1) * self.share(images_seen)
+
+    def set_beta2(self, optimiser: torch.optim.Optimizer, own: float, images_seen: int) -> None:
+        """Give the optimiser its beta2, whose value after the burn-in is `own`."""
+        if self.beta2 is not None:
+            beta2 = own + (self.beta2 - own) * self.share(images_seen)
+            for group in optimiser.param_groups:
+                group["betas"] = (group["betas"][0], beta2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EMAOptions:
-    """Half-life of the average, in images."""
+    """The moving average of the generator's weights that samples come from, and others beside it."""
 
     half_life: int = option(20_000, least=0)
     """Images after which a weight's share has halved."""
     ramp_up: float | None = option(0.05, least=0)
     """At n images the half-life is at most this times n (arXiv 2006.06676); None for no ramp."""
+    lengths: tuple[float, ...] = option((), above=0, below=0.288)
+    """Averages kept beside it, to choose from afterwards: the standard deviation of each one's weights over
+    the run, as a share of the run. 0.05 averages about the last tenth, 0.1 the last fifth."""
 
     def decay(self, batch: int, images_seen: int) -> float:
         """The average's own share in an update after `images_seen` images, the batch counted in."""
@@ -68,6 +105,33 @@ class EMAOptions:
         if self.ramp_up is not None:
             half_life = min(half_life, images_seen * self.ramp_up)
         return 0.5 ** (batch / max(half_life, 1e-8))
+
+
+def power_of(deviation: float) -> float:
+    """The exponent of the power-function average whose weights have that relative standard deviation.
+
+    deviation^2 = (p + 1) / ((p + 2)^2 (p + 3)) for the exponent p (arXiv 2312.02696, eq. 123), solved by
+    bisection. `deviation` is below 12^-1/2, the value for p = 0.
+    """
+    low, high = 0.0, 1.0
+    while _deviation_of(high) > deviation:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _deviation_of(middle) > deviation else (low, middle)
+    return (low + high) / 2
+
+
+def _deviation_of(power: float) -> float:
+    return math.sqrt((power + 1) / ((power + 2) ** 2 * (power + 3)))
+
+
+def power_decay(power: float, batch: int, images_seen: int) -> float:
+    """A power-function average's own share in an update after `images_seen` images, the batch counted in.
+
+    (1 - B / n)^(p + 1); the first update takes all of the model (arXiv 2312.02696, eq. 127).
+    """
+    return (1 - batch / images_seen) ** (power + 1)
 
 
 @torch.no_grad()

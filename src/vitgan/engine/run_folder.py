@@ -27,7 +27,7 @@ from vitgan.engine.checkpoint import (
     recipe_of,
 )
 from vitgan.engine.evaluation import best_evaluation
-from vitgan.engine.gan import Recipe
+from vitgan.engine.gan import Recipe, average_name
 from vitgan.engine.recipe import RunRecipe, read_recipe
 from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
 from vitgan.engine.schema import FORMAT, whole_number
@@ -125,26 +125,30 @@ def _lock(file: TextIO, folder: Path) -> None:
         )
 
 
-def load_generator(run: str | Path) -> Generator:
+def load_generator(run: str | Path, average: float | None = None) -> Generator:
     """The averaged generator of a run folder or of one checkpoint's folder, on the CPU, in eval mode.
 
+    `average` is one of the recipe's `ema.lengths`; None is the average that samples of a run come from.
     Raises UserError when there is none.
     """
-    return read_generator(run)[0]
+    return read_generator(run, average)[0]
 
 
-def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
+def read_generator(run: str | Path, average: float | None = None) -> tuple[Generator, dict[str, Any]]:
     """`load_generator`'s, and the description of the checkpoint that it comes from."""
     tensors, description = read_run(Path(run))
     recipe = recipe_of(description)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{run} holds {recipe.draws_nothing}")
+    if average is not None and average not in recipe.ema.lengths:
+        kept = ", ".join(f"{length:g}" for length in recipe.ema.lengths) or "none beside the usual one"
+        raise UserError(f"{run} has no average of length {average:g}; it keeps {kept} (--ema.lengths).")
     generator = load_network(
         lambda: recipe.generator.build(
             resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
         ),
         tensors,
-        "average",
+        average_name(average),
         run,
     )
     return generator, description

@@ -8,6 +8,12 @@ from vitgan.models.biggan import (
     BigGANGeneratorOptions,
 )
 from vitgan.models.contrad import ContraDDiscriminator, ContraDDiscriminatorOptions, ResidualOptions
+from vitgan.models.modern import (
+    ModernDiscriminator,
+    ModernDiscriminatorOptions,
+    ModernGenerator,
+    ModernGeneratorOptions,
+)
 from vitgan.models.siren import Siren, SirenOptions
 from vitgan.models.stylegan2 import (
     StyleGAN2Discriminator,
@@ -35,6 +41,10 @@ __all__ = [
     "Discriminator",
     "Generator",
     "Judgement",
+    "ModernDiscriminator",
+    "ModernDiscriminatorOptions",
+    "ModernGenerator",
+    "ModernGeneratorOptions",
     "ResidualOptions",
     "Siren",
     "SirenOptions",

@@ -7,9 +7,14 @@ from vitgan.errors import UserError, did_you_mean
 
 # Name: (module of this package that holds `RECIPES[name]`, one line).
 INDEX = {
+    "mnist": (
+        "modern",
+        "handwritten digits, 28x28 grey, by the modern ViTGAN; 4 minutes on 2 CPU cores",
+    ),
     "digits": ("vitgan", "real handwritten digits, 8x8 grey; about 4 minutes on 2 CPU cores"),
     "cifar10": ("vitgan", "CIFAR-10, 32x32, at the paper's size and settings; a GPU"),
     "cifar10-small": ("vitgan", "CIFAR-10, 32x32, a small ViTGAN for 20 minutes on 2 CPU cores"),
+    "cifar10-modern": ("modern", "CIFAR-10, 32x32, the modern ViTGAN; 20 minutes on 2 CPU cores"),
     "celeba": ("vitgan", "CelebA, 64x64, at the paper's size and settings; a GPU"),
     "lsun-bedroom": ("vitgan", "LSUN bedroom, 64x64, at the paper's size and settings; a GPU"),
     "vit-classifier": ("supervised", "a ViT-Base that names the classes of CIFAR-10; a GPU"),
