@@ -83,8 +83,9 @@ def written(options: argparse.Namespace, row: dict[str, Any]) -> None:
     with (options.out / "trials.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     said = [f"{row.get('name', row['run'])}"]
-    if "images" in row:
-        said.append(f"seed {row['seed']}, {row['minutes']:g} min, {row['images']:,} images")
+    said += [f"seed {row['seed']}"] if "seed" in row else []
+    if "seconds" in row:
+        said.append(f"{row['images']:,} images in {row['seconds']:.0f} s")
     for judge, found in row.get("judges", {}).items():
         shares = f"{found['smallest_class']:.1%} to {found['largest_class']:.1%}"
         said.append(
@@ -128,7 +129,7 @@ def scored(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     log = [line for line in read_log(run) if line.get("term_adversarial") is not None]
     chance = CHANCE.get(type(recipe.loss).__name__)
     at_chance = [abs(line["term_adversarial"] / chance - 1) < 0.01 for line in log] if chance else []
-    seen = {"images": description["images_seen"], "gflop_an_image": round(gigaflops(recipe, images), 3)}
+    seen = {"images": description["images"], "gflop_an_image": round(gigaflops(recipe, images), 3)}
     if log:
         seen |= {"seconds": round(log[-1]["seconds"], 1), "gap": round(max(x["logit_gap"] for x in log), 2)}
         seen["at_chance"] = round(sum(at_chance) / len(log), 3)

@@ -87,7 +87,7 @@ def test_settings_are_listed_with_their_values(capsys: pytest.CaptureFixture[str
         ([], "COMMAND"),
         (["trian"], "'trian'"),
         (["list", "--all"], "--all"),
-        (["train", "digit"], "no recipe 'digit': choose one of digits"),
+        (["train", "digit"], "no recipe 'digit': choose one of mnist"),
         (["train", "digits", "cifar10"], "cifar10"),
         (["train", "--imges", "3"], "--imges"),
         (["train", "--images", "x"], "--images: invalid int value: 'x'"),
@@ -96,9 +96,9 @@ def test_settings_are_listed_with_their_values(capsys: pytest.CaptureFixture[str
         (["train", "--seed", "-1"], "seed must be at least 0"),
         (["train", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
         (["train", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
-        (["train", "--generator.wdith", "8"], "did you mean --generator.width?"),
-        (["train", "--generator.width"], "--generator.width needs a value"),
-        (["train", "--generator.width", "--quiet"], "--generator.width"),
+        (["train", "digits", "--generator.wdith", "8"], "did you mean --generator.width?"),
+        (["train", "digits", "--generator.width"], "--generator.width needs a value"),
+        (["train", "digits", "--generator.width", "--quiet"], "--generator.width"),
         (["train", "--data", "nowhere", "--out", "never"], "no image source 'nowhere'"),
         (["sample"], "RUN, --out"),
         (["sample", "nowhere", "--out", "x.png"], "nowhere is not a run folder"),
@@ -124,8 +124,10 @@ def test_a_setting_before_the_recipe_does_not_take_its_place(
     """`--generator.width 8` has a value, and 8 is not the recipe."""
     monkeypatch.chdir(tmp_path)
     words = ["--generator.width", "8", "--generator.heads", "3", "--seed", "1"]
-    for recipe in ([], ["digits"]):
-        assert "--generator.width 8 is not a multiple" in refused(main(["train", *words, *recipe]))
+    assert "--generator.width 8 is not a multiple" in refused(main(["train", *words, "digits"]))
+    assert "There is no setting --generator.width: did you mean --generator.widths?" in refused(
+        main(["train", *words])
+    )  # the default recipe's has widths
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").mkdir()
     np.save(folder / "set.npy", pixels)
     words = ["--data", str(folder / "set.npy"), "--out", str(folder / "run"), "--images", "8", "--quiet"]
-    assert main(["train", *TINY, *words, "--device", "cpu"]) == 0
+    assert main(["train", "digits", *TINY, *words, "--device", "cpu"]) == 0
     return folder
 
 
@@ -54,7 +54,7 @@ def _inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 # --json and --quiet
-TRAIN = f"train {shlex.join(TINY)} --data set.npy --images 8 --device cpu --out"
+TRAIN = f"train digits {shlex.join(TINY)} --data set.npy --images 8 --device cpu --out"
 WRITERS = {
     "sample": "sample run --count 4 --out grid.png",
     "interpolate": "interpolate run --frames 3 --out walk.gif",
@@ -244,7 +244,7 @@ def test_settings_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)
-    assert main(["train", "--settings"]) == 0
+    assert main(["train", "digits", "--settings"]) == 0
     lines = shown.getvalue().splitlines()
     assert tomllib.loads(shown.getvalue())["generator"]["width"] == 64
     assert [line for line in lines if len(line) > 80 or re.search("[\x1b│─╭]|-{3,}", line)] == []

@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "images.npz", images=pixels, labels=np.arange(13) % 3)
     words = [*WORDS, "--data", str(folder / "images.npz"), "--data.labels", "True"]
     with mock.patch("vitgan.engine.report.panels", return_value=[]):
-        assert main(["train", *words, "--out", str(folder / "run")]) == 0
+        assert main(["train", "digits", *words, "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 

@@ -19,14 +19,20 @@ Command = Callable[..., int]
 
 def test_the_default_recipe_leaves_all_that_is_promised(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    images = str(20 * vitgan.recipes.get("digits").training.batch)
+    images = str(20 * vitgan.recipes.get("mnist").training.batch)
     words = ["--out", str(run), "--images", images, "--device", "cpu", "--quiet", "--training.log-every", "1"]
     assert main(["train", *words]) == 0
     lines = read_log(run)
     assert len(lines) == 20
     assert all(math.isfinite(value) for line in lines for value in line.values())
     names = {"loss_discriminator", "loss_generator", "logit_gap", "images_per_second", "seconds", "images"}
-    names |= {"gradient_norm_discriminator", "gradient_norm_generator", "term_bcr_real", "term_bcr_fake"}
+    names |= {
+        "gradient_norm_discriminator",
+        "gradient_norm_generator",
+        "term_adversarial",
+        "term_approximate_r1",
+    }
+    names |= {"term_approximate_r2", "term_centring"}
     assert all(names <= line.keys() for line in lines)
     samples = sorted((run / "samples").glob("*.png"))
     assert [int(path.stem) for path in samples] == [0, int(images)]

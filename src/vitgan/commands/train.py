@@ -13,7 +13,7 @@ from vitgan.terminal import add_output, aligned, answer, json_of
 if TYPE_CHECKING:
     from vitgan.engine.recipe import RunRecipe
 
-DEFAULT = "digits"
+DEFAULT = "mnist"
 PARTS = {
     "generator": "another generator (`vitgan list --parts` lists all parts)",
     "discriminator": "another discriminator",
@@ -37,7 +37,7 @@ EXAMPLES = """examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `vitgan list` (digits)")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `vitgan list` (mnist)")
     parser.add_argument(
         "--data",
         metavar="SOURCE",
