@@ -6,7 +6,9 @@ Shapes: N images, B batch, C channels, R resolution, Z latent size, E size of a 
 import abc
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -16,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from vitgan.config import brief
 from vitgan.errors import UserError
+from vitgan.nn import LabelProjection, Linear, SpectralNorm
+from vitgan.nn.spectral import Normalisation
 
 
 class Generator(nn.Module, abc.ABC):
@@ -154,22 +158,77 @@ class Judgement:
 
 
 class Discriminator(nn.Module, abc.ABC):
-    """images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32."""
+    """images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32.
+
+    A system gives its layers and `forward`. The base has what most of them share: `normalise`, called after
+    the last layer, adds the spectral norm that `normalised` applies and `advance` moves; `label_projection`
+    makes the vectors of the classes, and `labelled` adds their part of the logits.
+    """
 
     can_recompute = False
     """Whether it knows activation checkpointing."""
     activation_checkpointing = False
     """Keep no activations within the blocks; the backward pass computes them again."""
 
+    def __init__(self, *, resolution: int = 0, channels: int = 0, classes: int = 0) -> None:
+        super().__init__()
+        self.resolution, self.channels, self.classes = resolution, channels, classes
+        self.spectral: SpectralNorm | None = None
+
     @abc.abstractmethod
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def normalise(self, kind: Normalisation, part: nn.Module | None = None) -> None:
+        """Normalise the weight matrices of `part`, by default of the whole network, as they are at this call.
+
+        Where `kind` is "none" nothing is normalised.
+        """
+        if kind != "none":
+            layers = [module for module in (part or self).modules() if isinstance(module, Linear)]
+            self.spectral = SpectralNorm(layers, improved=kind == "improved")
+
+    @contextmanager
+    def normalised(self) -> Iterator[Callable[[], AbstractContextManager[object]]]:
+        """A context within which layers under spectral norm compute with their normalised weights.
+
+        It yields a function that enters it again with the same weights, for activations that the backward
+        pass computes again.
+        """
+        if self.spectral is None:
+            yield nullcontext
+            return
+        with self.spectral.applied() as weights:
+            yield partial(self.spectral.using, weights)
+
+    def label_projection(
+        self, width: int, *, equalised: bool = True, unit_variance: bool = False
+    ) -> LabelProjection | None:
+        """Vectors of `width` for the classes, None where there are no classes."""
+        if not self.classes:
+            return None
+        return LabelProjection(self.classes, width, equalised=equalised, unit_variance=unit_variance)
+
+    @staticmethod
+    def labelled(
+        logits: Tensor, features: Tensor, labels: Tensor | None, projection: LabelProjection | None
+    ) -> Tensor:
+        """logits (B, 1, ...) plus the labels' of features (B, D, ...), in the dtype of `logits`.
+
+        They are `logits` themselves where `projection` is None, which needs no labels.
+        """
+        if projection is None:
+            return logits
+        assert labels is not None
+        return logits + projection.logits(features, labels, logits.dtype)
 
     def judge(self, images: Tensor, labels: Tensor | None = None) -> Judgement:
         """All that the game uses of this discriminator: the logits, and what a system has beside."""
         return Judgement(self(images, labels))
 
     def advance(self) -> None:
-        """What must happen once a discriminator update, after it: a power iteration, say."""
+        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
+        if self.spectral is not None:
+            self.spectral.advance()
 
 
 Built = TypeVar("Built")

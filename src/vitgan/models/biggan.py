@@ -214,13 +214,13 @@ class BigGANDiscriminator(Discriminator):
     def __init__(
         self, options: BigGANDiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
         halvings = _doublings("discriminator", resolution, options.grid)[::-1]
         sides = [*halvings, options.grid, options.grid]  # of each block's convolutions
         after = [side // 2 for side in halvings] + [options.grid] * 2
         _check_attention("discriminator", options.attention, after)
         _at_least("discriminator.width", options.width, 1)
-        self.options, self.classes = options, classes
+        self.options = options
         widths = [channels, *(_width_at(options.width, side) for side in sides)]
         attending = after.index(options.attention) if options.attention else None
         self.blocks = nn.Sequential(
@@ -230,24 +230,14 @@ class BigGANDiscriminator(Discriminator):
             )
         )
         self.head = Linear(widths[-1], 1, equalised=False)
-        self.label = Linear(classes, widths[-1], bias=False, equalised=False) if classes else None
+        self.label = self.label_projection(widths[-1], equalised=False)
         _start(self, options.start)
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        self.spectral = SpectralNorm(layers, improved=False)
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        self.spectral.advance()
+        self.normalise("plain")
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        with self.spectral.applied():
+        with self.normalised():
             y = at_least_fp32(F.relu(self.blocks(images))).sum((2, 3))  # (B, D)
-            logits = self.head(y)
-            if self.label is None:
-                return logits
-            assert labels is not None
-            embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
-        return logits + (embedding * y).sum(1, keepdim=True)
+            return self.labelled(self.head(y), y, labels, self.label)
 
 
 def _parts_of_latent(options: BigGANGeneratorOptions, blocks: int, classes: int) -> list[int]:

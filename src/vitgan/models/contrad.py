@@ -6,7 +6,6 @@ Shapes: B batch, C channels, R resolution, D width of the features, H hidden siz
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,8 @@ from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
 from vitgan.models.vit import VisionTransformer, VisionTransformerOptions
-from vitgan.nn import Convolution, Linear, SpectralNorm
+from vitgan.nn import Convolution, Linear
+from vitgan.nn.spectral import Normalisation
 from vitgan.registry import register
 
 SLOPE = 0.1  # of the heads' leaky ReLU [authors of ContraD]
@@ -32,7 +32,7 @@ class ResidualOptions:
     """Residual blocks of a stage."""
     stages: int = option(4, least=1, most=MOST_LAYERS)
     """Most stages; images below 32 pixels have fewer, as the last stage is no smaller than 4 x 4."""
-    spectral_norm: Literal["improved", "plain", "none"] = "plain"
+    spectral_norm: Normalisation = "plain"
     """Normalisation of every weight matrix of the encoder."""
     equalised: bool = False
     """Equalised learning rate."""
@@ -77,21 +77,15 @@ class ContraDDiscriminator(Discriminator):
     def __init__(
         self, options: ContraDDiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
         backbone = options.backbone
-        self.options, self.classes = options, classes
+        self.options = options
         self.encoder, width = _encoder(backbone, resolution, channels)
         head = partial(_Head, width, options.hidden, equalised=backbone.equalised)
         self.project_real, self.project_fake = head(options.projection), head(options.projection)
         self.head = head(1)
-        keywords = {"bias": False, "gain": math.sqrt(classes), "equalised": backbone.equalised}
-        self.label = Linear(classes, options.hidden, **keywords) if classes else None
-        self.spectral = _spectral_norm(self.encoder, backbone.spectral_norm)
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        if self.spectral is not None:
-            self.spectral.advance()
+        self.label = self.label_projection(options.hidden, equalised=backbone.equalised, unit_variance=True)
+        self.normalise(backbone.spectral_norm, self.encoder)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self._logits(self.features(images), labels)
@@ -105,19 +99,12 @@ class ContraDDiscriminator(Discriminator):
 
     def features(self, images: Tensor) -> Tensor:
         """f(x), (B, D)."""
-        if self.spectral is None:
-            return self.encoder.features(images)
-        with self.spectral.applied():
+        with self.normalised():
             return self.encoder.features(images)
 
     def _logits(self, y: Tensor, labels: Tensor | None) -> Tensor:
         hidden = self.head.hidden(y)
-        logits = self.head.out(hidden).float()
-        if self.label is None:
-            return logits
-        assert labels is not None
-        embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
-        return logits + (embedding * hidden).float().sum(-1, keepdim=True) / math.sqrt(self.options.hidden)
+        return self.labelled(self.head.out(hidden).float(), hidden, labels, self.label)
 
 
 class _Head(nn.Module):
@@ -202,8 +189,3 @@ def _encoder(
     # The heads here take the place of its own, which would get no gradient.
     transformer.head, transformer.spectral = nn.Sequential(), None
     return transformer, options.width
-
-
-def _spectral_norm(encoder: nn.Module, kind: Literal["improved", "plain", "none"]) -> SpectralNorm | None:
-    layers = [module for module in encoder.modules() if isinstance(module, Linear)]
-    return None if kind == "none" else SpectralNorm(layers, improved=kind == "improved")

@@ -259,8 +259,8 @@ class StyleGAN2Discriminator(Discriminator):
     def __init__(
         self, options: StyleGAN2DiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
-        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
+        self.options = options
         self.colour = Convolution(channels, _channels(options, resolution), 1)
         sizes = [resolution >> k for k in range(int(math.log2(resolution)) - 2)]
         self.blocks = nn.Sequential(

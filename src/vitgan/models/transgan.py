@@ -258,9 +258,9 @@ class TransGANDiscriminator(Discriminator):
     """
 
     def __init__(self, options: TransGANDiscriminatorOptions, *, resolution: int, channels: int) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels)
         widths, linear = options.widths(resolution), partial(Linear, equalised=options.equalised)
-        self.options, self.resolution, self.channels = options, resolution, channels
+        self.options = options
         patches = [options.patch * 2**k for k in range(len(widths))]
         own = [widths[0], *(width // 2 for width in widths[1:])]
         self.embeds = nn.ModuleList(

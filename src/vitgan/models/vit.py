@@ -10,7 +10,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.config import MOST_LAYERS, MOST_SIZE, check, factor, option
@@ -23,10 +22,10 @@ from vitgan.nn import (
     Linear,
     MultilayerPerceptron,
     SelfAttention,
-    SpectralNorm,
     patchify,
     recomputed,
 )
+from vitgan.nn.spectral import Normalisation
 from vitgan.registry import register
 
 Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]
@@ -56,7 +55,7 @@ class VisionTransformerOptions:
     """Hidden size of a block's MLP."""
     attention: Attention = "l2"
     """L2 distance, dot product, or the sign that the deck prints (erratum 1)."""
-    spectral_norm: Literal["improved", "plain", "none"] = "improved"
+    spectral_norm: Normalisation = "improved"
     """Normalisation of every weight matrix."""
     head: Literal["tanh", "linear"] = "tanh"
     """Head on the class token: one hidden tanh layer, or linear."""
@@ -104,9 +103,9 @@ class VisionTransformer(Discriminator):
         outputs: int = 1,
         classes: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
         check_transformer("discriminator", resolution, options.patch, options.width, options.heads)
-        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
+        self.options = options
         self.overlap = options.patch // 2 if options.overlap is None else options.overlap
         linear = partial(Linear, equalised=options.equalised)
         width = options.width
@@ -118,25 +117,13 @@ class VisionTransformer(Discriminator):
         self.norm = LayerNorm(width)
         hidden = [inner(width, width), nn.Tanh()] if options.head == "tanh" else []
         self.head = nn.Sequential(*hidden, linear(width, outputs))
-        self.label = linear(classes, width, bias=False, gain=classes**0.5) if classes else None
-        self.spectral = self._spectral_norm()
-
-    def _spectral_norm(self) -> SpectralNorm | None:
-        if self.options.spectral_norm == "none":
-            return None
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        return SpectralNorm(layers, improved=self.options.spectral_norm == "improved")
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        if self.spectral is not None:
-            self.spectral.advance()
+        self.label = self.label_projection(width, equalised=options.equalised, unit_variance=True)
+        self.normalise(options.spectral_norm)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.spectral is None:
-            return self._logits(images, labels, nullcontext)
-        with self.spectral.applied() as weights:
-            return self._logits(images, labels, partial(self.spectral.using, weights))
+        with self.normalised() as again:
+            y = self.features(images, again)
+            return self.labelled(self.head(y).float(), y, labels, self.label)
 
     def features(
         self, images: Tensor, again: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -153,20 +140,6 @@ class VisionTransformer(Discriminator):
         for i, block in enumerate(self.blocks):
             h = call(block, h, None, 1 if i == len(self.blocks) - 1 else None)
         return self.norm(h[:, 0])
-
-    def _logits(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        again: Callable[[], AbstractContextManager[object]],
-    ) -> Tensor:
-        y = self.features(images, again)
-        logits = self.head(y).float()
-        if self.label is None:
-            return logits
-        assert labels is not None
-        embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
-        return logits + (embedding * y).float().sum(-1, keepdim=True) / self.options.width**0.5
 
 
 def _call(block: nn.Module, *inputs: Tensor | int | None) -> Tensor:

@@ -1,6 +1,6 @@
 """The linear layer with its equalised rate, and the matrix product below it.
 
-Shapes: I features in, O features out.
+Shapes: B batch, I features in, O features out, D width of features, K classes.
 """
 
 import math
@@ -112,3 +112,25 @@ class Linear(nn.Module):
         return (
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, scale={self.scale:.4g}"
         )
+
+
+class LabelProjection(Linear):
+    """The label's part of a discriminator's logit: the inner product of features with a vector of the class.
+
+    It is the projection of arXiv 1802.05637. The vectors (D, K) are the weight of a linear map of the one-hot
+    label. With `unit_variance` their entries start with variance 1 and the product is divided by sqrt(D), so
+    that it has variance 1 for features of variance 1; without it the product is that of the paper.
+    """
+
+    def __init__(
+        self, classes: int, width: int, *, equalised: bool = True, unit_variance: bool = False
+    ) -> None:
+        gain = math.sqrt(classes) if unit_variance else 1.0
+        super().__init__(classes, width, bias=False, gain=gain, equalised=equalised)
+        self.divisor = math.sqrt(width) if unit_variance else 1.0
+
+    def logits(self, features: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """features (B, D, ...), labels (B,) -> (B, 1, ...); the products are summed in `dtype`."""
+        vectors = self(F.one_hot(labels, self.in_features).to(features.dtype))  # (B, D)
+        vectors = vectors.view(*vectors.shape, *(1,) * (features.ndim - 2))
+        return (vectors * features).to(dtype).sum(1, keepdim=True) / self.divisor

@@ -7,13 +7,15 @@ Shapes: n layers of one shape, O out features, I in features.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear
+
+Normalisation = Literal["improved", "plain", "none"]
 
 
 class SpectralNorm(nn.Module):
