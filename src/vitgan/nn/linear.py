@@ -1,4 +1,4 @@
-"""The linear layer with its equalised rate, and the matrix product below it.
+"""The linear layer with an equalised learning rate, its matrix product, and the projection of labels.
 
 Shapes: B batch, I features in, O features out, D width of features, K classes.
 """
@@ -18,7 +18,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) W^T + b -> (..., O), for W (O, I) and b (O,) of the dtype of x.
 
     In fp32 on a CPU torch multiplies matrices by MKL and convolves by oneDNN, whose products are 1.3 times
-    as fast on an AMD EPYC: large products are 1 x 1 convolutions there, forward and backward.
+    as fast on an AMD EPYC: there large products are computed as 1 x 1 convolutions, forward and backward.
     """
     if not _convolves(x, weight):
         return F.linear(x, weight, bias)
@@ -44,7 +44,7 @@ Initialisation = Literal["normal", "uniform"]
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """x, in fp32 where its dtype is a shorter one."""
+    """x itself, or converted to fp32 where its dtype is shorter (bf16, fp16)."""
     return x.float() if x.itemsize < 4 else x
 
 
