@@ -19,7 +19,7 @@ from vitgan.nn import Convolution, Linear
 from vitgan.nn.spectral import Normalisation
 from vitgan.registry import register
 
-SLOPE = 0.1  # of the heads' leaky ReLU [authors of ContraD]
+SLOPE = 0.1  # of the heads' leaky ReLU, as in the authors' release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ContraDDiscriminatorOptions:
     backbone: VisionTransformerOptions | ResidualOptions = field(default_factory=VisionTransformerOptions)
     """The encoder; of a Vision Transformer the `head` is left out."""
     hidden: int = option(512, least=1, most=MOST_SIZE)
-    """Hidden size H of each of the three heads."""
+    """Hidden size H of each of the three heads: two of projection, one of the discriminator."""
     projection: int = option(128, least=1, most=MOST_SIZE)
     """Size E of the projection of real images, and of that of fake ones."""
 
@@ -71,7 +71,7 @@ class ContraDDiscriminator(Discriminator):
     The adversarial loss does not teach the encoder: `judge` stops the gradient of the features, d(sg(f(x))),
     while the encoder's parameters require one. Where they are frozen, in the generator's update, the gradient
     flows on to the images. `forward` never stops it: a gradient penalty, which differentiates D(x) by x,
-    teaches the encoder too [authors of ContraD].
+    teaches the encoder too, as in the authors' release.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ContraDDiscriminator(Discriminator):
         return Judgement(self._logits(y.detach() if learns else y, labels), projections=projections)
 
     def features(self, images: Tensor) -> Tensor:
-        """f(x), (B, D)."""
+        """The encoder's features f(x) (B, D) of images x (B, C, R, R)."""
         with self.normalised():
             return self.encoder.features(images)
 
@@ -108,7 +108,7 @@ class ContraDDiscriminator(Discriminator):
 
 
 class _Head(nn.Module):
-    """y (B, D) -> (B, O): linear, leaky ReLU, linear; its weights are not normalised [authors of ContraD]."""
+    """y (B, D) -> (B, O): linear, leaky ReLU, linear; without spectral norm, as in the authors' release."""
 
     def __init__(self, width: int, hidden: int, outputs: int, *, equalised: bool) -> None:
         super().__init__()
@@ -127,7 +127,8 @@ class ResidualEncoder(nn.Module):
     """A residual network of two-convolution blocks without batch norm: images to features (B, D).
 
     The stem and the first stage work at the size of the image; each later stage halves the size by average
-    pooling [choice] and doubles the channels. D is the channels of the last stage, averaged over its grid.
+    pooling, which is our choice, and doubles the channels. D is the channels of the last stage, averaged over
+    its grid.
     """
 
     def __init__(self, options: ResidualOptions, *, resolution: int, channels: int) -> None:

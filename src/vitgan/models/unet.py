@@ -1,4 +1,4 @@
-"""The U-Net discriminator: a verdict on the image and one on every pixel (arXiv 2002.12655).
+"""The U-Net discriminator, with a logit for the image and one for every pixel (arXiv 2002.12655).
 
 Shapes: B batch, C channels, R resolution, H x W grid, O channels out, D channels of the bottleneck.
 """
@@ -25,7 +25,7 @@ from vitgan.registry import register
 class UNetDiscriminatorOptions:
     """Options of the U-Net discriminator.
 
-    The paper has no CIFAR-10 row; its networks for 128 and 256 pixels are what these options give there.
+    At 128 and 256 pixels the defaults are the paper's networks; it has none for CIFAR-10.
     """
 
     width: int = option(64, least=1, most=MOST_SIZE)
@@ -40,7 +40,7 @@ class UNetDiscriminatorOptions:
     """Equalised learning rate."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "UNetDiscriminator":
-        """The network; with `classes` > 0 both verdicts depend on a label (projection, arXiv 1802.05637).
+        """The network; with `classes` > 0 all logits depend on a label (projection, arXiv 1802.05637).
 
         Raises UserError where a value is not one that the field takes, or sizes do not fit.
         """
@@ -49,7 +49,7 @@ class UNetDiscriminatorOptions:
 
 
 class UNetDiscriminator(Discriminator):
-    """Encoder of BigGAN's blocks, decoder of their mirror images, the encoder's maps joined level by level.
+    """An encoder of BigGAN's blocks and a decoder of their mirror images, with skips at each level.
 
     images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32: the encoder's, which are all
     that a gradient penalty sees. `judge` runs the decoder too.
