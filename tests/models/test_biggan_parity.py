@@ -202,6 +202,7 @@ def test_the_discriminator_is_its_twin(resolution: int, grid: int, attention: in
     options = BigGANDiscriminatorOptions(width=4, grid=grid, attention=attention)
     model = options.build(resolution=resolution, channels=3, classes=classes)
     twins.scramble(model).double()
+    assert model.spectral is not None
     with_exact_norms(model, model.spectral)
     images, labels = twins.random(2, 3, resolution, resolution), torch.tensor([2, 0])
     found = model(images, labels if classes else None)

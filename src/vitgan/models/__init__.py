@@ -1,4 +1,4 @@
-"""Whole systems, one a file."""
+"""Generators and discriminators, one published system in each file."""
 
 from vitgan.models.base import Discriminator, Generator, Judgement, to_uint8
 from vitgan.models.biggan import (

@@ -1,4 +1,4 @@
-"""What every generator and discriminator is to the rest, and reading weights into one.
+"""The interfaces of generators and discriminators, and loading weights into a network.
 
 Shapes: N images, B batch, C channels, R resolution, Z latent size, E size of a projection.
 """
@@ -6,7 +6,9 @@ Shapes: N images, B batch, C channels, R resolution, Z latent size, E size of a 
 import abc
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -16,21 +18,23 @@ from torch.overrides import TorchFunctionMode
 
 from vitgan.config import brief
 from vitgan.errors import UserError
+from vitgan.nn import LabelProjection, Linear, SpectralNorm
+from vitgan.nn.spectral import Normalisation
 
 
 class Generator(nn.Module, abc.ABC):
     """z (B, Z), labels (B,) or None -> images (B, C, R, R) in [-1, 1], by way of an intermediate latent w.
 
-    A system gives `mapping` (a module) and `synthesise`; `training_images` too where training draws more than
-    z, as the noise and the style mixing of StyleGAN2.
+    A subclass defines `mapping` (a module) and `synthesise`, and `training_images` where a training step
+    draws more random numbers than z, as StyleGAN2 does for noise and style mixing.
     """
 
     can_recompute = False
-    """Whether it knows activation checkpointing."""
+    """Whether the network supports activation checkpointing."""
     activation_checkpointing = False
     """Keep no activations within the blocks; the backward pass computes them again."""
     mapping: nn.Module
-    """z (B, Z), labels (B,) or None -> w (B, ...), whose mean truncation pulls to."""
+    """z (B, Z), labels (B,) or None -> w (B, ...), the latent that truncation pulls toward its mean."""
 
     def __init__(self, *, resolution: int, channels: int, classes: int, latent_dim: int) -> None:
         super().__init__()
@@ -39,16 +43,17 @@ class Generator(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def synthesise(self, w: Tensor) -> Tensor:
-        """w (B, ...) -> images (B, C, R, R): the same for the same w, in eval mode."""
+        """w (B, ...) -> images (B, C, R, R). In eval mode the images are a function of w alone."""
 
     def modulations(self) -> list[Tensor]:
-        """The weights (O, E) of the affine maps by which w modulates the network; none where it does not."""
+        """The weights (O, E) of the affine maps by which w modulates layers; empty if it modulates none."""
         return []
 
     def render(self, w: Tensor, scale: int) -> Tensor:
-        """w (B, ...) -> images (B, C, scale R, scale R), where an image is a function of the coordinates.
+        """w (B, ...) -> images (B, C, scale R, scale R), for a generator whose output is implicit.
 
-        Raises UserError where it is not.
+        Such an output is a function of the pixels' coordinates. Raises UserError for any other where `scale`
+        is not 1.
         """
         if scale == 1:
             return self.synthesise(w)
@@ -61,11 +66,14 @@ class Generator(nn.Module, abc.ABC):
         return self.synthesise(self.mapping(z, labels))
 
     def training_images(self, z: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:  # noqa: ARG002
-        """The images of a training step; whatever is random in them beside z is drawn from `rng`."""
+        """z (B, Z), labels (B,) or None -> images (B, C, R, R) of a training step.
+
+        Whatever is random in them beside z is drawn from `rng`.
+        """
         return self(z, labels)
 
     def advance(self) -> None:
-        """What must happen once a generator update, after it: a power iteration, say."""
+        """Called once after each update of the generator: takes a step of power iteration, for example."""
 
     @torch.no_grad()
     def latents(self, count: int, *, seed: int) -> Tensor:
@@ -85,13 +93,13 @@ class Generator(nn.Module, abc.ABC):
         part: slice = slice(None),
         scale: int = 1,
     ) -> Tensor:
-        """`count` images, uint8 (count, C, R, R) on the CPU, made `batch` at a time on the own device.
+        """`count` images, uint8 (count, C, R, R) on the CPU, computed in batches on the weights' device.
 
         `dtype` is that of the activations: bfloat16 is about twice as fast where the hardware computes in it.
         truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
-        labels (count,), or draws them from the seed. Of these images only `part` is made. `scale` K renders
-        an implicit output at K times the resolution, (count, C, K R, K R), K^2 times as few at a time; others
-        raise UserError.
+        labels (count,), or draws them from the seed. `part` selects which of the images are computed and
+        returned. `scale` K renders an implicit output at K times the resolution, (count, C, K R, K R), in
+        batches smaller by K^2; raises UserError where the output is not implicit.
         """
         device = next(self.parameters()).device
         z = self.latents(count, seed=seed)
@@ -112,40 +120,40 @@ class Generator(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def mean_w(self, count: int = 4096) -> Tensor:
-        """Mean of w over `count` latents of seed 0, (1, ...)."""
+        """The mean of w, (1, ...), over `count` latents of seed 0 with labels that go through the classes."""
         z = self.latents(count, seed=0).to(next(self.parameters()).device)
         labels = torch.arange(count, device=z.device) % self.classes if self.classes else None
         return self.mapping(z, labels).mean(0, keepdim=True)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images as numbers in [-1, 1] to images as bytes, the nearest of 0..255; any shape."""
+    """Images in [-1, 1] of any shape to uint8: each number becomes the nearest of 0 to 255, clamped."""
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Images as bytes to images as numbers in [-1, 1], computed in fp32 and given in `dtype`; any shape."""
+    """Images in uint8 of any shape to numbers in [-1, 1], computed in fp32 and returned in `dtype`."""
     return images.float().div(127.5).sub_(1).to(dtype)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a discriminator says of a batch of images."""
+    """The outputs of a discriminator for a batch of images."""
 
     logits: Tensor
     """(B, 1), fp32."""
     pixels: Tensor | None = None
-    """A logit for each pixel, (B, 1, R, R), fp32: the U-Net discriminator's."""
+    """A logit for each pixel, (B, 1, R, R), fp32; only a U-Net discriminator has them."""
     projections: Tensor | None = None
-    """(B, E), fp32: the contrastive discriminator's."""
+    """Projections (B, E), fp32, for a contrastive loss; only a contrastive discriminator has them."""
 
     def split(self, sizes: Sequence[int]) -> Iterator["Judgement"]:
-        """The judgements of parts of the batch of these sizes, in order."""
+        """The judgements of consecutive parts of the batch, which have these sizes."""
         parts = {name: value.split(list(sizes)) for name, value in self._columns().items()}
         return (Judgement(**{name: part[i] for name, part in parts.items()}) for i in range(len(sizes)))
 
     def detached(self) -> "Judgement":
-        """The same without a gradient."""
+        """The same outputs, detached from the graph."""
         return Judgement(**{name: value.detach() for name, value in self._columns().items()})
 
     def _columns(self) -> dict[str, Tensor]:
@@ -154,22 +162,77 @@ class Judgement:
 
 
 class Discriminator(nn.Module, abc.ABC):
-    """images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32."""
+    """images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32.
+
+    A subclass defines its layers and `forward`. The base has what most of them share: `normalise`, called
+    after the last layer is built, adds a spectral norm, which `normalised` applies and `advance` updates;
+    `label_projection` makes the vectors of the classes, and `labelled` adds their part of the logits.
+    """
 
     can_recompute = False
-    """Whether it knows activation checkpointing."""
+    """Whether the network supports activation checkpointing."""
     activation_checkpointing = False
     """Keep no activations within the blocks; the backward pass computes them again."""
+
+    def __init__(self, *, resolution: int = 0, channels: int = 0, classes: int = 0) -> None:
+        super().__init__()
+        self.resolution, self.channels, self.classes = resolution, channels, classes
+        self.spectral: SpectralNorm | None = None
 
     @abc.abstractmethod
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
+    def normalise(self, kind: Normalisation, part: nn.Module | None = None) -> None:
+        """Normalise the weight matrices of `part`, by default of the whole network, as they are at this call.
+
+        Where `kind` is "none" nothing is normalised.
+        """
+        if kind != "none":
+            layers = [module for module in (part or self).modules() if isinstance(module, Linear)]
+            self.spectral = SpectralNorm(layers, improved=kind == "improved")
+
+    @contextmanager
+    def normalised(self) -> Iterator[Callable[[], AbstractContextManager[object]]]:
+        """A context within which layers under spectral norm compute with their normalised weights.
+
+        It yields a function that enters it again with the same weights, for activations that the backward
+        pass computes again.
+        """
+        if self.spectral is None:
+            yield nullcontext
+            return
+        with self.spectral.applied() as weights:
+            yield partial(self.spectral.using, weights)
+
+    def label_projection(
+        self, width: int, *, equalised: bool = True, unit_variance: bool = False
+    ) -> LabelProjection | None:
+        """Vectors of `width` for the classes, None where there are no classes."""
+        if not self.classes:
+            return None
+        return LabelProjection(self.classes, width, equalised=equalised, unit_variance=unit_variance)
+
+    @staticmethod
+    def labelled(
+        logits: Tensor, features: Tensor, labels: Tensor | None, projection: LabelProjection | None
+    ) -> Tensor:
+        """logits (B, 1, ...) plus the labels' of features (B, D, ...), in the dtype of `logits`.
+
+        They are `logits` themselves where `projection` is None, which needs no labels.
+        """
+        if projection is None:
+            return logits
+        assert labels is not None
+        return logits + projection.logits(features, labels, logits.dtype)
+
     def judge(self, images: Tensor, labels: Tensor | None = None) -> Judgement:
-        """All that the game uses of this discriminator: the logits, and what a system has beside."""
+        """The outputs that a training step uses: the logits, and further ones where a subclass has them."""
         return Judgement(self(images, labels))
 
     def advance(self) -> None:
-        """What must happen once a discriminator update, after it: a power iteration, say."""
+        """One step of the spectral norm's power iteration, to be taken once after each update."""
+        if self.spectral is not None:
+            self.spectral.advance()
 
 
 Built = TypeVar("Built")
@@ -182,10 +245,10 @@ SPARE = 2**20  # elements beside those of the weights: buffers that are not save
 def load_network(
     build: Callable[[], Network], tensors: dict[str, Tensor], name: str, run: str | Path
 ) -> Network:
-    """The network that `build` makes with the tensors `name`.* of `run`, in eval mode and frozen.
+    """The network that `build` makes, with the tensors `name`.* of `run`, in eval mode and frozen.
 
-    A recipe that asks for more than the tensors hold is refused before memory is taken for it. Raises
-    UserError as `load_weights`.
+    Raises UserError as `load_weights` does, and, before memory is allocated for it, where the network would
+    be much larger than the tensors.
     """
     network = within(tensors, build, run)
     load_weights(network, tensors, name, run)
@@ -193,7 +256,7 @@ def load_network(
 
 
 def within(tensors: dict[str, Tensor], build: Callable[[], Built], run: str | Path) -> Built:
-    """What `build` makes. Raises UserError where it is much larger than the `tensors` of `run`."""
+    """The result of `build`. Raises UserError where it allocates much more than the `tensors` hold."""
     try:
         with _AtMost(4 * sum(tensor.numel() for tensor in tensors.values()) + SPARE):
             return build()
@@ -202,9 +265,9 @@ def within(tensors: dict[str, Tensor], build: Callable[[], Built], run: str | Pa
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], name: str, run: str | Path) -> None:
-    """Give `network` the tensors `name`.* of `run`.
+    """Load the tensors `name`.* of `run` into `network`.
 
-    Raises UserError, and changes nothing, where a name, a shape or a type differs, or a number is not finite.
+    Raises UserError, and changes nothing, where a name, shape or dtype differs, or a weight is not finite.
     """
     weights = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
     if (reason := misfit(network.state_dict(), weights)) is not None:
@@ -219,7 +282,7 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], name: str, run:
 
 
 def misfit(own: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
-    """The first difference of names, shapes and types, as one clause; None where there is none."""
+    """The first difference in names, shapes or dtypes of two state dicts, as a clause, or None."""
     for name, tensor in own.items():
         if name not in given:
             return f"{brief(name)} is missing"
@@ -232,11 +295,11 @@ def misfit(own: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
 
 
 class _TooLarge(Exception):
-    """More elements were asked for than allowed."""
+    """More elements were to be allocated than are allowed."""
 
 
 class _AtMost(TorchFunctionMode):
-    """Within it torch makes tensors of up to `elements` in all; `_TooLarge` before more."""
+    """A context within which torch allocates at most `elements` elements in all, else raises `_TooLarge`."""
 
     def __init__(self, elements: int) -> None:
         super().__init__()
@@ -259,7 +322,7 @@ class _AtMost(TorchFunctionMode):
 
 
 class GeneratorOptions(Protocol):
-    """Options that make a generator: a frozen, keyword-only dataclass, registered."""
+    """Options from which a generator is built: a registered, frozen, keyword-only dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -269,7 +332,7 @@ class GeneratorOptions(Protocol):
 
 
 class DiscriminatorOptions(Protocol):
-    """Options that make a discriminator: a frozen, keyword-only dataclass, registered."""
+    """Options from which a discriminator is built: a registered, frozen, keyword-only dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -1,7 +1,7 @@
 """BigGAN for small images (arXiv 1809.11096) in the CIFAR-10 variant of DiffAugment (arXiv 2006.10738).
 
 The variant's sizes are those of DiffAugment's release. Its printed 8.70 / 9.16 (FID / IS, 10k images) are
-class-conditional; without labels the same networks lose the label tables and the projection, no more.
+class-conditional; without labels the same networks lose the label tables and the projection alone.
 Shapes: B batch, C channels, R resolution, S side of a feature map, D width, Z latent size, K classes.
 """
 
@@ -86,8 +86,8 @@ class GeneratorBlock(nn.Module):
     norm, ReLU, doubling, 3 x 3, norm, ReLU, 3 x 3, beside a 1 x 1 convolution of x, doubled; then attention.
     Doubling repeats pixels, so the 1 x 1 convolution comes before it, at a quarter of the cost.
 
-    Differs from the paper: the convolutions have no bias. One number for all of a channel runs along the
-    skips to the last batch norm, and every norm on the way, and that one, takes it out again.
+    Differs from the paper: the convolutions have no bias. A constant added to a channel would run along the
+    skips to the last batch norm, and that one and every norm on the way would subtract it.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class LabelledLatent(nn.Module):
-    """w: z (B, Z) with, at its end, the one-hot label (B, K) or its embedding; z alone where K is 0."""
+    """w, the concatenation of z (B, Z) and the one-hot label (B, K) or its embedding; z alone if K is 0."""
 
     def __init__(self, classes: int, embedding: int) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class LabelledLatent(nn.Module):
 class BigGANGenerator(Generator):
     """z (B, Z), labels (B,) or None -> images (B, C, R, R) in [-1, 1].
 
-    [choice] Without labels the norms are plain batch norms, or modulated by their part of a hierarchical
+    Our choice: without labels the norms are plain batch norms, or modulated by their part of a hierarchical
     latent alone.
 
     Differs from the paper: truncation shrinks z, and the label's part of w toward the mean label, instead of
@@ -184,7 +184,7 @@ class BigGANGenerator(Generator):
         self.spectral = SpectralNorm(layers, improved=False)
 
     def _norm(self, part: int) -> Callable[[int], nn.Module]:
-        """Makes a block's norm of so many channels; `part` is the size of the block's part of z."""
+        """The constructor of a block's norm, by its channels; `part` is the size of the block's part of z."""
         if self.label_size + part == 0:
             return BatchNorm
         one_hot = self.classes and not self.options.shared_embedding
@@ -192,7 +192,7 @@ class BigGANGenerator(Generator):
         return partial(ConditionalBatchNorm, condition_dim=self.label_size + part, linear=linear)
 
     def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a generator update, after it."""
+        """One step of the spectral norm's power iteration, to be taken once after each generator update."""
         self.spectral.advance()
 
     def synthesise(self, w: Tensor) -> Tensor:
@@ -214,13 +214,13 @@ class BigGANDiscriminator(Discriminator):
     def __init__(
         self, options: BigGANDiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
         halvings = _doublings("discriminator", resolution, options.grid)[::-1]
         sides = [*halvings, options.grid, options.grid]  # of each block's convolutions
         after = [side // 2 for side in halvings] + [options.grid] * 2
         _check_attention("discriminator", options.attention, after)
         _at_least("discriminator.width", options.width, 1)
-        self.options, self.classes = options, classes
+        self.options = options
         widths = [channels, *(_width_at(options.width, side) for side in sides)]
         attending = after.index(options.attention) if options.attention else None
         self.blocks = nn.Sequential(
@@ -230,24 +230,14 @@ class BigGANDiscriminator(Discriminator):
             )
         )
         self.head = Linear(widths[-1], 1, equalised=False)
-        self.label = Linear(classes, widths[-1], bias=False, equalised=False) if classes else None
+        self.label = self.label_projection(widths[-1], equalised=False)
         _start(self, options.start)
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        self.spectral = SpectralNorm(layers, improved=False)
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        self.spectral.advance()
+        self.normalise("plain")
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        with self.spectral.applied():
+        with self.normalised():
             y = at_least_fp32(F.relu(self.blocks(images))).sum((2, 3))  # (B, D)
-            logits = self.head(y)
-            if self.label is None:
-                return logits
-            assert labels is not None
-            embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
-        return logits + (embedding * y).sum(1, keepdim=True)
+            return self.labelled(self.head(y), y, labels, self.label)
 
 
 def _parts_of_latent(options: BigGANGeneratorOptions, blocks: int, classes: int) -> list[int]:

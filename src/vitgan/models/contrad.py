@@ -6,7 +6,6 @@ Shapes: B batch, C channels, R resolution, D width of the features, H hidden siz
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,11 @@ from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
 from vitgan.models.vit import VisionTransformer, VisionTransformerOptions
-from vitgan.nn import Convolution, Linear, SpectralNorm
+from vitgan.nn import Convolution, Linear
+from vitgan.nn.spectral import Normalisation
 from vitgan.registry import register
 
-SLOPE = 0.1  # of the heads' leaky ReLU [authors of ContraD]
+SLOPE = 0.1  # of the heads' leaky ReLU, as in the authors' release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ResidualOptions:
     """Residual blocks of a stage."""
     stages: int = option(4, least=1, most=MOST_LAYERS)
     """Most stages; images below 32 pixels have fewer, as the last stage is no smaller than 4 x 4."""
-    spectral_norm: Literal["improved", "plain", "none"] = "plain"
+    spectral_norm: Normalisation = "plain"
     """Normalisation of every weight matrix of the encoder."""
     equalised: bool = False
     """Equalised learning rate."""
@@ -50,7 +50,7 @@ class ContraDDiscriminatorOptions:
     backbone: VisionTransformerOptions | ResidualOptions = field(default_factory=VisionTransformerOptions)
     """The encoder; of a Vision Transformer the `head` is left out."""
     hidden: int = option(512, least=1, most=MOST_SIZE)
-    """Hidden size H of each of the three heads."""
+    """Hidden size H of each of the three heads: two of projection, one of the discriminator."""
     projection: int = option(128, least=1, most=MOST_SIZE)
     """Size E of the projection of real images, and of that of fake ones."""
 
@@ -71,27 +71,21 @@ class ContraDDiscriminator(Discriminator):
     The adversarial loss does not teach the encoder: `judge` stops the gradient of the features, d(sg(f(x))),
     while the encoder's parameters require one. Where they are frozen, in the generator's update, the gradient
     flows on to the images. `forward` never stops it: a gradient penalty, which differentiates D(x) by x,
-    teaches the encoder too [authors of ContraD].
+    teaches the encoder too, as in the authors' release.
     """
 
     def __init__(
         self, options: ContraDDiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
         backbone = options.backbone
-        self.options, self.classes = options, classes
+        self.options = options
         self.encoder, width = _encoder(backbone, resolution, channels)
         head = partial(_Head, width, options.hidden, equalised=backbone.equalised)
         self.project_real, self.project_fake = head(options.projection), head(options.projection)
         self.head = head(1)
-        keywords = {"bias": False, "gain": math.sqrt(classes), "equalised": backbone.equalised}
-        self.label = Linear(classes, options.hidden, **keywords) if classes else None
-        self.spectral = _spectral_norm(self.encoder, backbone.spectral_norm)
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        if self.spectral is not None:
-            self.spectral.advance()
+        self.label = self.label_projection(options.hidden, equalised=backbone.equalised, unit_variance=True)
+        self.normalise(backbone.spectral_norm, self.encoder)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self._logits(self.features(images), labels)
@@ -104,24 +98,17 @@ class ContraDDiscriminator(Discriminator):
         return Judgement(self._logits(y.detach() if learns else y, labels), projections=projections)
 
     def features(self, images: Tensor) -> Tensor:
-        """f(x), (B, D)."""
-        if self.spectral is None:
-            return self.encoder.features(images)
-        with self.spectral.applied():
+        """The encoder's features f(x) (B, D) of images x (B, C, R, R)."""
+        with self.normalised():
             return self.encoder.features(images)
 
     def _logits(self, y: Tensor, labels: Tensor | None) -> Tensor:
         hidden = self.head.hidden(y)
-        logits = self.head.out(hidden).float()
-        if self.label is None:
-            return logits
-        assert labels is not None
-        embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
-        return logits + (embedding * hidden).float().sum(-1, keepdim=True) / math.sqrt(self.options.hidden)
+        return self.labelled(self.head.out(hidden).float(), hidden, labels, self.label)
 
 
 class _Head(nn.Module):
-    """y (B, D) -> (B, O): linear, leaky ReLU, linear; its weights are not normalised [authors of ContraD]."""
+    """y (B, D) -> (B, O): linear, leaky ReLU, linear; without spectral norm, as in the authors' release."""
 
     def __init__(self, width: int, hidden: int, outputs: int, *, equalised: bool) -> None:
         super().__init__()
@@ -140,7 +127,8 @@ class ResidualEncoder(nn.Module):
     """A residual network of two-convolution blocks without batch norm: images to features (B, D).
 
     The stem and the first stage work at the size of the image; each later stage halves the size by average
-    pooling [choice] and doubles the channels. D is the channels of the last stage, averaged over its grid.
+    pooling, which is our choice, and doubles the channels. D is the channels of the last stage, averaged over
+    its grid.
     """
 
     def __init__(self, options: ResidualOptions, *, resolution: int, channels: int) -> None:
@@ -202,8 +190,3 @@ def _encoder(
     # The heads here take the place of its own, which would get no gradient.
     transformer.head, transformer.spectral = nn.Sequential(), None
     return transformer, options.width
-
-
-def _spectral_norm(encoder: nn.Module, kind: Literal["improved", "plain", "none"]) -> SpectralNorm | None:
-    layers = [module for module in encoder.modules() if isinstance(module, Linear)]
-    return None if kind == "none" else SpectralNorm(layers, improved=kind == "improved")

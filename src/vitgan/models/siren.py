@@ -1,4 +1,4 @@
-"""SIREN: one image as a network of sines from a place to its colour (arXiv 2006.09661; blog, "SIREN").
+"""SIREN: one image as a network of sines from coordinates to a colour (arXiv 2006.09661).
 
 Shapes: N points, C channels, H x W image, D width.
 """
@@ -17,7 +17,7 @@ from vitgan.nn.linear import Linear, at_least_fp32
 
 @dataclass(frozen=True, kw_only=True)
 class SirenOptions:
-    """Options of the network; the defaults are the paper's for an image."""
+    """Options of a SIREN; the defaults are the paper's for an image."""
 
     depth: int = option(5, least=1, most=MOST_LAYERS)
     """Linear layers; all but the last are followed by a sine."""
@@ -46,7 +46,7 @@ class Siren(nn.Module):
     Start (section 3.2): A_0 uniform within +-1/2, the inverse of its two inputs, every other A within
     +-sqrt(6 / D) / omega_0. The argument of the second sine, behind an arcsine-distributed input, is then
     N(0, 1); its variance behind a normal one of variance s is 1 - exp(-2 s): 0.86, 0.82, ... to 0.80, however
-    deep. [choice] b: omega_0 b_0 is uniform in +-pi, so phi_0 is arcsine-distributed and f no odd function;
+    deep. Our choice: omega_0 b_0 is uniform in +-pi, so phi_0 is arcsine-distributed and f no odd function;
     the others start at 0.
     """
 

@@ -27,7 +27,7 @@ from vitgan.registry import register
 class StyleGAN2GeneratorOptions:
     """Options of the generator; the defaults are those of arXiv 2006.10738 for CIFAR-10.
 
-    The deck's StyleGAN2 row (11.1 / 9.18) is that paper's baseline.
+    The figures of StyleGAN2 in the seminar deck (FID 11.1, IS 9.18) are that paper's baseline.
     """
 
     channel_base: int = option(4096, least=1)
@@ -67,7 +67,7 @@ class StyleGAN2DiscriminatorOptions:
     residual: bool = True
     """Skip connections around the blocks; arXiv 2006.06676 leaves them out on CIFAR-10."""
     group: int = option(4, least=1)
-    """Consecutive images whose standard deviation each of them is told; must divide the batch."""
+    """Consecutive images that share a minibatch standard deviation; must divide the batch."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "StyleGAN2Discriminator":
         """The network; with `classes` > 0 it has a logit for each class, and the label's is taken.
@@ -97,7 +97,7 @@ def _channels(options: StyleGAN2GeneratorOptions | StyleGAN2DiscriminatorOptions
 
 
 def _activated(x: Tensor) -> Tensor:
-    """Leaky ReLU whose factor sqrt(2) keeps the variance, about."""
+    """Leaky ReLU times sqrt(2), which about keeps the variance of x."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
@@ -159,7 +159,7 @@ class StyleGAN2Generator(Generator):
         """w (B, L, E) -> images (B, C, R, R), with noise from `rng` or else the layers' own.
 
         The image is the sum, in fp32, of every resolution's colours, upsampled (figure 7b). The colours have
-        the style of the convolution that follows them, [StyleGAN2's release].
+        the style of the convolution that follows them, as in the authors' release.
         """
         styles = w.unbind(1)
         x = self.constant.to(w.dtype).expand(w.shape[0], -1, -1, -1)
@@ -172,19 +172,22 @@ class StyleGAN2Generator(Generator):
         return image
 
     def modulations(self) -> list[Tensor]:
-        """The styles' weights of every modulated convolution."""
+        """The weights (O, E) of the affine map from w to the style of every modulated convolution."""
         parts = [module for module in self.modules() if isinstance(module, ModulatedConvolution)]
         return [part.style.effective_weight() for part in parts]
 
     def training_images(self, z: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
-        """Images with fresh noise and, some of them, with mixed styles."""
+        """z (B, Z), labels (B,) or None -> images (B, C, R, R) with fresh noise, some with mixed styles."""
         w = self.mapping(z, labels)
         if self.options.mixing > 0:
             w = self._mixed(w, labels, rng)
         return self.synthesise(w, rng)
 
     def _mixed(self, w: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
-        """w (B, L, E), from a layer drawn for each image on another latent's, with probability `mixing`."""
+        """w (B, L, E), some of whose images have another latent's styles from a random layer on.
+
+        Each image is mixed with probability `mixing`.
+        """
         count, styles, _ = w.shape
         z = normal(rng, count, self.latent_dim).to(w.dtype)
         mixed = uniform(rng, count, 1) < self.options.mixing
@@ -236,10 +239,10 @@ class DownsamplingBlock(nn.Module):
 
 
 def minibatch_deviation(x: Tensor, group: int) -> Tensor:
-    """x (B, C, r, r) and one channel more, (B, C + 1, r, r): how much the images of its group differ.
+    """Appends to x (B, C, r, r) a channel that says how much the images of a group differ: (B, C + 1, r, r).
 
-    The standard deviation over `group` consecutive images, its mean over channels and pixels, in fp32
-    (arXiv 1710.10196, section 3). `group` divides B.
+    It is the standard deviation over `group` consecutive images, averaged over channels and pixels, in fp32
+    (arXiv 1710.10196, section 3). `group` must divide B.
     """
     groups = at_least_fp32(x).unflatten(0, (-1, group))  # (B / group, group, C, r, r)
     variance = (groups - groups.mean(1, keepdim=True)).square().mean(1)
@@ -251,16 +254,16 @@ def minibatch_deviation(x: Tensor, group: int) -> Tensor:
 class StyleGAN2Discriminator(Discriminator):
     """images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1) in fp32.
 
-    A batch may be several, one after the other: no group of the minibatch standard deviation has images of
-    two of them, as each is a multiple of `group`. Raises UserError where a batch is none.
-    From 4 x 4 pixels on it computes in fp32, [StyleGAN2's release].
+    Real and fake batches may be concatenated: no group of the minibatch standard deviation has images of two
+    of them, as the size of each is a multiple of `group`. Raises UserError for a size that is not.
+    From 4 x 4 pixels on it computes in fp32, as the authors' release does.
     """
 
     def __init__(
         self, options: StyleGAN2DiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
-        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
+        self.options = options
         self.colour = Convolution(channels, _channels(options, resolution), 1)
         sizes = [resolution >> k for k in range(int(math.log2(resolution)) - 2)]
         self.blocks = nn.Sequential(

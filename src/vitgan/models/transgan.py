@@ -1,7 +1,7 @@
 """TransGAN (arXiv 2102.07074, last version): a transformer of growing grids against one of several scales.
 
-[authors] is what the authors' own release sets. The deck's row of figures is of the paper's first version,
-which had one scale, no relative positions and a super-resolution task beside; the last version is stronger.
+The figures of TransGAN in the seminar deck are of the paper's first version, which had one scale, no relative
+positions and an additional super-resolution task; the last version is stronger.
 Shapes: B batch, C channels, R resolution, S side of a grid of tokens, D width, P patch, Z latent size.
 """
 
@@ -30,7 +30,7 @@ LEAST = {"heads": 1, "perceptron_ratio": 1, "window": 1, "patch": 1, "latent_dim
 
 @dataclass(frozen=True, kw_only=True)
 class TransGANOptions:
-    """What both networks choose."""
+    """Options that generator and discriminator have in common."""
 
     heads: int = option(4, least=1, most=MOST_SIZE)
     """Attention heads; must divide the width of every stage."""
@@ -39,9 +39,9 @@ class TransGANOptions:
     norm: Norm = "pixel"
     """Norm of the blocks: a token over its root mean square, or layer norm."""
     full_attention: int = option(32, least=0)
-    """Largest side of a grid whose tokens attend to all; in a larger one they do within windows (paper)."""
+    """Largest side, in tokens, of a grid on which each attends to all; on larger ones only within windows."""
     window: int = option(16, least=1, most=MOST_SIZE)
-    """Side of these windows, tokens (paper: 16)."""
+    """Side of these windows, in tokens; 16 in the paper."""
     equalised: bool = False
     """Equalised learning rate."""
 
@@ -56,8 +56,8 @@ class TransGANGeneratorOptions(TransGANOptions):
     width: int = option(1024, least=1, most=MOST_SIZE)
     """Size of a token in the first stage."""
     bicubic: int = option(0, least=0)
-    """The first so many doublings are bicubic and keep the width, 2 at 256 x 256 [authors]; a pixel shuffle
-    quarters it."""
+    """Number of leading doublings that are bicubic and keep the width (2 at 256 x 256 in the authors'
+    release); the others are pixel shuffles, which quarter it."""
     latent_dim: int = option(256, least=1, most=MOST_SIZE)
     """Size of z."""
 
@@ -86,7 +86,7 @@ class TransGANGeneratorOptions(TransGANOptions):
 @register(kind="discriminator", name="transgan")
 @dataclass(frozen=True, kw_only=True)
 class TransGANDiscriminatorOptions(TransGANOptions):
-    """Options of the discriminator; the defaults are those for CIFAR-10 [authors]."""
+    """Options of the discriminator; the defaults are those of the authors' release for CIFAR-10."""
 
     norm: Norm = "layer"
     """Norm of the blocks: a token over its root mean square, or layer norm."""
@@ -175,7 +175,8 @@ def pool_down(tokens: Tensor) -> Tensor:
 class Stage(nn.Module):
     """A learned position is added to each token of a grid, then blocks: (B, S^2, D) -> (B, S^2, D).
 
-    Positions start with standard deviation 0.02 [authors]. Raises UserError where windows do not fill it.
+    Positions start with standard deviation 0.02, as in the authors' release. Raises UserError where the
+    windows do not fill the grid.
     """
 
     def __init__(self, part: Part, options: TransGANOptions, depth: int, width: int, side: int) -> None:
@@ -219,9 +220,9 @@ class TransGANGenerator(Generator):
 
     Each stage after the first doubles the side; an affine map of each token of the last makes its pixel.
 
-    Differs from the paper: a norm before that map and a tanh after it hold the image in range. [choice]
-    Left out are two things of the release alone: noise added to the tokens within attention, and colours made
-    by every stage and summed.
+    Differs from the paper: a norm before that map and a tanh after it hold the image in range.
+    Our choice: two things that only the release has are left out, noise added to the tokens within attention,
+    and colours made by every stage and summed.
     """
 
     def __init__(self, options: TransGANGeneratorOptions, *, resolution: int, channels: int) -> None:
@@ -253,14 +254,14 @@ class TransGANDiscriminator(Discriminator):
 
     A stage's tokens are the means of 2 x 2 tokens of the stage before, joined to the patches of its own
     scale; either makes half of the width. After the last stage the class token attends to all, and a norm and
-    an affine map make the logit. The last block has no relative positions [authors].
+    an affine map make the logit. The last block has no relative positions, as in the release.
     In the release the patches of the second scale make a quarter of the width, not half.
     """
 
     def __init__(self, options: TransGANDiscriminatorOptions, *, resolution: int, channels: int) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels)
         widths, linear = options.widths(resolution), partial(Linear, equalised=options.equalised)
-        self.options, self.resolution, self.channels = options, resolution, channels
+        self.options = options
         patches = [options.patch * 2**k for k in range(len(widths))]
         own = [widths[0], *(width // 2 for width in widths[1:])]
         self.embeds = nn.ModuleList(

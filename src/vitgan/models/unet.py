@@ -1,14 +1,12 @@
-"""The U-Net discriminator: a verdict on the image and one on every pixel (arXiv 2002.12655).
+"""The U-Net discriminator, with a logit for the image and one for every pixel (arXiv 2002.12655).
 
 Shapes: B batch, C channels, R resolution, H x W grid, O channels out, D channels of the bottleneck.
 """
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,8 @@ from torch import Tensor, nn
 from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
-from vitgan.nn import Convolution, Linear, SpectralNorm
+from vitgan.nn import Convolution, Linear
+from vitgan.nn.spectral import Normalisation
 from vitgan.registry import register
 
 
@@ -26,7 +25,7 @@ from vitgan.registry import register
 class UNetDiscriminatorOptions:
     """Options of the U-Net discriminator.
 
-    The paper has no CIFAR-10 row; its networks for 128 and 256 pixels are what these options give there.
+    At 128 and 256 pixels the defaults are the paper's networks; it has none for CIFAR-10.
     """
 
     width: int = option(64, least=1, most=MOST_SIZE)
@@ -35,13 +34,13 @@ class UNetDiscriminatorOptions:
     """Most channels, in `width`; the bottleneck of five levels or more has twice as many."""
     levels: int | None = option(None, least=0, most=MOST_LAYERS)
     """Halvings of the image; None leaves a bottleneck of 4 x 4, and makes two of 8 pixels."""
-    spectral_norm: Literal["improved", "plain", "none"] = "plain"
+    spectral_norm: Normalisation = "plain"
     """Normalisation of every weight matrix."""
     equalised: bool = False
     """Equalised learning rate."""
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> "UNetDiscriminator":
-        """The network; with `classes` > 0 both verdicts depend on a label (projection, arXiv 1802.05637).
+        """The network; with `classes` > 0 all logits depend on a label (projection, arXiv 1802.05637).
 
         Raises UserError where a value is not one that the field takes, or sizes do not fit.
         """
@@ -50,7 +49,7 @@ class UNetDiscriminatorOptions:
 
 
 class UNetDiscriminator(Discriminator):
-    """Encoder of BigGAN's blocks, decoder of their mirror images, the encoder's maps joined level by level.
+    """An encoder of BigGAN's blocks and a decoder of their mirror images, with skips at each level.
 
     images (B, C, R, R) in [-1, 1], labels (B,) or None -> logits (B, 1), fp32: the encoder's, which are all
     that a gradient penalty sees. `judge` runs the decoder too.
@@ -59,8 +58,8 @@ class UNetDiscriminator(Discriminator):
     def __init__(
         self, options: UNetDiscriminatorOptions, *, resolution: int, channels: int, classes: int = 0
     ) -> None:
-        super().__init__()
-        self.options, self.resolution, self.classes = options, resolution, classes
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
+        self.options = options
         widths = _widths(options, _levels(options, resolution))
         convolution = partial(Convolution, equalised=options.equalised)
         linear = partial(Linear, equalised=options.equalised)
@@ -74,35 +73,25 @@ class UNetDiscriminator(Discriminator):
         self.decoder = nn.ModuleList(UpBlock(a, b, convolution) for a, b in zip(below, above, strict=True))
         self.verdict = linear(widths[-1], 1)
         self.pixel_verdict = convolution(widths[0], 1, 1)
-        self.label = linear(classes, widths[-1], bias=False) if classes else None
-        self.pixel_label = linear(classes, widths[0], bias=False) if classes else None
-        self.spectral = self._initialised()
+        self.label = self.label_projection(widths[-1], equalised=options.equalised)
+        self.pixel_label = self.label_projection(widths[0], equalised=options.equalised)
+        self._draw_orthogonal()
+        self.normalise(options.spectral_norm)
 
-    def _initialised(self) -> SpectralNorm | None:
-        """Orthogonal weights, as BigGAN's (arXiv 1809.11096), and their normalisation."""
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        for layer in layers:
+    def _draw_orthogonal(self) -> None:
+        """Draw all weight matrices anew, orthogonal as BigGAN's (arXiv 1809.11096)."""
+        for layer in (module for module in self.modules() if isinstance(module, Linear)):
             layer.assign(nn.init.orthogonal_(torch.empty_like(layer.weight)))
-        kind = self.options.spectral_norm
-        return None if kind == "none" else SpectralNorm(layers, improved=kind == "improved")
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        if self.spectral is not None:
-            self.spectral.advance()
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        with self._normalised():
+        with self.normalised():
             return self._image_logits(self._encoded(images)[-1], labels)
 
     def judge(self, images: Tensor, labels: Tensor | None = None) -> Judgement:
         """Logits of the images, (B, 1), and of their pixels, (B, 1, R, R)."""
-        with self._normalised():
+        with self.normalised():
             maps = self._encoded(images)
             return Judgement(self._image_logits(maps[-1], labels), pixels=self._pixel_logits(maps, labels))
-
-    def _normalised(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.spectral is None else self.spectral.applied()
 
     def _encoded(self, images: Tensor) -> list[Tensor]:
         """The map of every level, finest first, (B, O, H, W) each."""
@@ -115,10 +104,7 @@ class UNetDiscriminator(Discriminator):
     def _image_logits(self, bottleneck: Tensor, labels: Tensor | None) -> Tensor:
         """D_enc, (B, 1): linear in the bottleneck's sum over its grid."""
         h = F.relu(bottleneck).sum((2, 3))  # (B, D)
-        logits = self.verdict(h).float()
-        if self.label is None:
-            return logits
-        return logits + (self._embedded(self.label, labels, h) * h).float().sum(1, keepdim=True)
+        return self.labelled(self.verdict(h).float(), h, labels, self.label)
 
     def _pixel_logits(self, maps: list[Tensor], labels: Tensor | None) -> Tensor:
         """D_dec, (B, 1, R, R)."""
@@ -126,16 +112,7 @@ class UNetDiscriminator(Discriminator):
         for k, block in enumerate(self.decoder):
             x = block(x if k == 0 else torch.cat((x, maps[-1 - k]), 1))
         x = F.relu(x)  # (B, O, R, R)
-        logits = self.pixel_verdict(x).float()
-        if self.pixel_label is None:
-            return logits
-        embedding = self._embedded(self.pixel_label, labels, x)[:, :, None, None]
-        return logits + (embedding * x).float().sum(1, keepdim=True)
-
-    def _embedded(self, embedding: nn.Module, labels: Tensor | None, like: Tensor) -> Tensor:
-        """(B, O), in the dtype of `like`."""
-        assert labels is not None
-        return embedding(F.one_hot(labels, self.classes).to(like.dtype))
+        return self.labelled(self.pixel_verdict(x).float(), x, labels, self.pixel_label)
 
 
 class DownBlock(nn.Module):

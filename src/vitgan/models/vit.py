@@ -1,4 +1,4 @@
-"""The Vision Transformer: ViTGAN's discriminator and, with k outputs, the classifier of the deck.
+"""The Vision Transformer (arXiv 2010.11929): ViTGAN's discriminator and, with K outputs, a classifier.
 
 Shapes: B batch, C channels, H x W image, P patch, o overlap, L = HW / P^2 patches, D width, K outputs.
 """
@@ -10,7 +10,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgan.config import MOST_LAYERS, MOST_SIZE, check, factor, option
@@ -23,10 +22,10 @@ from vitgan.nn import (
     Linear,
     MultilayerPerceptron,
     SelfAttention,
-    SpectralNorm,
     patchify,
     recomputed,
 )
+from vitgan.nn.spectral import Normalisation
 from vitgan.registry import register
 
 Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]
@@ -40,12 +39,15 @@ ATTENTIONS: dict[Attention, Callable[..., nn.Module]] = {
 @register(kind="discriminator", name="vit")
 @dataclass(frozen=True, kw_only=True)
 class VisionTransformerOptions:
-    """Options of the discriminator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
+    """Options of the Vision Transformer.
+
+    The defaults are ViTGAN's discriminator for CIFAR-10 (arXiv 2107.04589).
+    """
 
     patch: int = option(4, least=1, most=MOST_SIZE)
     """Side P of a patch, pixels."""
     overlap: int | None = option(None, least=0, most=MOST_SIZE)
-    """Pixels o by which a patch is extended on every side; None is P / 2."""
+    """Pixels o by which a patch is extended on every side; None is half of P, rounded down."""
     depth: int = option(4, least=1, most=MOST_LAYERS)
     """Transformer blocks."""
     width: int = option(384, least=1, most=MOST_SIZE)
@@ -55,13 +57,14 @@ class VisionTransformerOptions:
     perceptron_width: int = option(1536, least=1, most=MOST_SIZE)
     """Hidden size of a block's MLP."""
     attention: Attention = "l2"
-    """L2 distance, dot product, or the sign that the deck prints (erratum 1)."""
-    spectral_norm: Literal["improved", "plain", "none"] = "improved"
+    """Attention logits: minus the squared L2 distance, the dot product, or the squared distance with the plus
+    sign that the seminar deck prints (docs/method.md, erratum 1)."""
+    spectral_norm: Normalisation = "improved"
     """Normalisation of every weight matrix."""
     head: Literal["tanh", "linear"] = "tanh"
     """Head on the class token: one hidden tanh layer, or linear."""
     gain: float = factor(1.0)
-    """Standard deviation of W at the start, times sqrt(in features)."""
+    """Standard deviation of the weights at the start, in units of 1 / sqrt(in features)."""
     equalised: bool = True
     """Equalised learning rate."""
 
@@ -88,9 +91,9 @@ def check_transformer(part: str, resolution: int, patch: int, width: int, heads:
 
 
 class VisionTransformer(Discriminator):
-    """[class; patches E] + E_pos, pre-norm blocks, LN of the class token, head (deck eq. 1-4).
+    """[class; patches E] + E_pos, pre-norm blocks, LN of the class token, head (seminar deck, eq. 1-4).
 
-    images (B, C, H, W) in [-1, 1], labels (B,) or None -> logits (B, K) in fp32; K = 1 unless given.
+    images (B, C, H, W) in [-1, 1], labels (B,) or None -> logits (B, K) in fp32, K = `outputs`.
     """
 
     can_recompute = True
@@ -104,9 +107,9 @@ class VisionTransformer(Discriminator):
         outputs: int = 1,
         classes: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(resolution=resolution, channels=channels, classes=classes)
         check_transformer("discriminator", resolution, options.patch, options.width, options.heads)
-        self.options, self.resolution, self.channels, self.classes = options, resolution, channels, classes
+        self.options = options
         self.overlap = options.patch // 2 if options.overlap is None else options.overlap
         linear = partial(Linear, equalised=options.equalised)
         width = options.width
@@ -118,33 +121,21 @@ class VisionTransformer(Discriminator):
         self.norm = LayerNorm(width)
         hidden = [inner(width, width), nn.Tanh()] if options.head == "tanh" else []
         self.head = nn.Sequential(*hidden, linear(width, outputs))
-        self.label = linear(classes, width, bias=False, gain=classes**0.5) if classes else None
-        self.spectral = self._spectral_norm()
-
-    def _spectral_norm(self) -> SpectralNorm | None:
-        if self.options.spectral_norm == "none":
-            return None
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        return SpectralNorm(layers, improved=self.options.spectral_norm == "improved")
-
-    def advance(self) -> None:
-        """One step of the spectral norm's power iteration: call it once a discriminator update, after it."""
-        if self.spectral is not None:
-            self.spectral.advance()
+        self.label = self.label_projection(width, equalised=options.equalised, unit_variance=True)
+        self.normalise(options.spectral_norm)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.spectral is None:
-            return self._logits(images, labels, nullcontext)
-        with self.spectral.applied() as weights:
-            return self._logits(images, labels, partial(self.spectral.using, weights))
+        with self.normalised() as again:
+            y = self.features(images, again)
+            return self.labelled(self.head(y).float(), y, labels, self.label)
 
     def features(
         self, images: Tensor, again: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> Tensor:
-        """y = LN(h_L^0), (B, D). The last block computes the class token alone, which is all that y reads.
+        """y = LN(h_L^0), (B, D), from images (B, C, H, W). The last block computes the class token alone.
 
-        Normalised weights are used only within `forward`; `again` makes its context for activations that are
-        computed again.
+        It computes with normalised weights only within `normalised`, as `forward` does; `again` enters that
+        context anew for activations that the backward pass computes again.
         """
         patches = self.embed(patchify(images, self.options.patch, self.overlap))  # (B, L, D)
         class_token = self.class_token.to(patches.dtype).expand(len(patches), -1, -1)
@@ -153,20 +144,6 @@ class VisionTransformer(Discriminator):
         for i, block in enumerate(self.blocks):
             h = call(block, h, None, 1 if i == len(self.blocks) - 1 else None)
         return self.norm(h[:, 0])
-
-    def _logits(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        again: Callable[[], AbstractContextManager[object]],
-    ) -> Tensor:
-        y = self.features(images, again)
-        logits = self.head(y).float()
-        if self.label is None:
-            return logits
-        assert labels is not None
-        embedding = self.label(F.one_hot(labels, self.classes).to(y.dtype))
-        return logits + (embedding * y).float().sum(-1, keepdim=True) / self.options.width**0.5
 
 
 def _call(block: nn.Module, *inputs: Tensor | int | None) -> Tensor:
@@ -190,9 +167,9 @@ def _block(options: VisionTransformerOptions, linear: Callable[..., Linear]) -> 
 def load_timm(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     """Copy the weights of a timm VisionTransformer into `model`, which then gives the same logits.
 
-    `model` has dot-product attention, overlap 0, a linear head and spectral_norm "none". timm's key bias is
-    left out: it adds one number to all logits of a row of attention, which softmax ignores.
-    Raises ValueError when a shape or the number of blocks differs.
+    `model` must have dot-product attention, overlap 0, a linear head and spectral_norm "none", else UserError
+    is raised. timm's key bias is left out: it adds one number to all logits of a row of attention, which
+    softmax ignores. Raises ValueError when a shape or the number of blocks differs.
     """
     options = model.options
     found = (options.attention, model.overlap, options.head, options.spectral_norm)

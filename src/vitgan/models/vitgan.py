@@ -1,4 +1,4 @@
-"""ViTGAN's generator, and the two baselines of the deck, as options of one network.
+"""ViTGAN's generator (arXiv 2107.04589), and the two baselines of the seminar deck as options of it.
 
 Shapes: B batch, C channels, H x W image, P patch, L = HW / P^2 patches, D width, Z latent size.
 """
@@ -36,7 +36,7 @@ from vitgan.registry import register
 @register(kind="generator", name="vitgan")
 @dataclass(frozen=True, kw_only=True)
 class ViTGANGeneratorOptions:
-    """Options of the generator; the defaults are ViTGAN's for CIFAR-10 (spec, training table)."""
+    """Options of the generator; the defaults are ViTGAN's for CIFAR-10 (arXiv 2107.04589)."""
 
     patch: int = option(4, least=1, most=MOST_SIZE)
     """Side P of a patch, pixels."""
@@ -49,9 +49,10 @@ class ViTGANGeneratorOptions:
     perceptron_width: int = option(1536, least=1, most=MOST_SIZE)
     """Hidden size of a block's MLP."""
     entry: Literal["A", "B", "C"] = "C"
-    """How w enters: added to every position (A), as one more token (B), by SLN (C)."""
+    """How w enters: added to every position (A), as one more token (B), by self-modulated layer norm (C)."""
     modulation_gain: float = factor(1.0)
-    """Standard deviation at the start of SLN's gamma and beta, for w of unit variance."""
+    """Standard deviation at the start of the gamma and beta of the self-modulated layer norms, for w of unit
+    variance."""
     output: Literal["implicit", "linear", "conv"] = "implicit"
     """From token to patch: sine network of the pixel coordinates, linear map, or convolutions."""
     implicit_width: int | None = option(None, least=1, most=MOST_SIZE)
@@ -85,7 +86,11 @@ class ViTGANGeneratorOptions:
 
 
 class MappingNetwork(nn.Module):
-    """w = MLP(z) behind a pixel norm of z, [authors]: z (B, Z), labels (B,) or None -> w (B, D)."""
+    """w = MLP(z), z (B, Z), labels (B,) or None -> w (B, D).
+
+    z is divided by its root mean square before the first layer, as in the authors' release; with labels, an
+    embedding of each, normalised alike, is concatenated to it.
+    """
 
     def __init__(self, options: ViTGANGeneratorOptions, classes: int) -> None:
         super().__init__()
@@ -110,9 +115,9 @@ class MappingNetwork(nn.Module):
 
 
 class ViTGANGenerator(Generator):
-    """z (B, Z), labels (B,) or None -> images (B, C, H, W) in [-1, 1] (deck eq. 5-9).
+    """z (B, Z), labels (B,) or None -> images (B, C, H, W) in [-1, 1] (seminar deck, eq. 5-9).
 
-    [choice] A tanh bounds the image; no source names the last activation.
+    Our choice: a tanh bounds the image; no source names the last activation.
     """
 
     can_recompute = True
@@ -142,18 +147,21 @@ class ViTGANGenerator(Generator):
         return torch.tanh(self._call(self.output, tokens, w))
 
     def modulations(self) -> list[Tensor]:
-        """gamma's and beta's weights of every self-modulated layer norm."""
+        """The weights (D, D) of the affine maps to gamma and beta of every self-modulated layer norm."""
         norms = [module for module in self.modules() if isinstance(module, SelfModulatedLayerNorm)]
         return [part.effective_weight() for norm in norms for part in (norm.gamma, norm.beta)]
 
     def render(self, w: Tensor, scale: int) -> Tensor:
-        """w (B, D) -> images (B, C, scale H, scale W): every patch's function at finer coordinates."""
+        """w (B, D) -> images (B, C, scale H, scale W): the patches' functions at finer coordinates.
+
+        Raises UserError where the output is not implicit and `scale` is not 1.
+        """
         if scale == 1 or not isinstance(self.output, ImplicitOutput):
             return super().render(w, scale)
         return torch.tanh(self.output(self.tokens(w), w, scale=scale))
 
     def tokens(self, w: Tensor) -> Tensor:
-        """y (B, L, D): entry of w, blocks and last norm."""
+        """w (B, D) -> y (B, L, D): the tokens after the last block and norm, one for each patch."""
         h = self.position.to(w.dtype).expand(w.shape[0], -1, -1)  # (B, L, D)
         if self.options.entry == "A":
             h = h + w.unsqueeze(1)

@@ -9,7 +9,7 @@ from vitgan.nn.attention import (
 )
 from vitgan.nn.convolution import Convolution, ConvolutionalOutput, ModulatedConvolution
 from vitgan.nn.implicit import ImplicitOutput, pixel_coordinates
-from vitgan.nn.linear import Linear
+from vitgan.nn.linear import LabelProjection, Linear
 from vitgan.nn.norm import LayerNorm, SelfModulatedLayerNorm
 from vitgan.nn.patches import LinearOutput, patchify, unpatchify
 from vitgan.nn.spectral import SpectralNorm
@@ -21,6 +21,7 @@ __all__ = [
     "ConvolutionalOutput",
     "ImplicitOutput",
     "L2Attention",
+    "LabelProjection",
     "LayerNorm",
     "Linear",
     "LinearOutput",

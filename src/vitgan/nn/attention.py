@@ -24,7 +24,7 @@ DIAGONAL_UP_TO = 384  # keys up to which dS + dS^T is the cheaper in the product
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V of (B, h, N, d) tensors (arXiv 1706.03762).
 
-    By torch's fused kernel, but in bf16 on a CPU, where that one is slower than the plain products.
+    Torch's fused kernel computes it, except in bf16 on a CPU, where the plain products are faster.
     """
     if fused_allowed() and not (query.device.type == "cpu" and query.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(query, key, value)
@@ -34,11 +34,12 @@ def dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def l2_attention(query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthest: bool = False) -> Tensor:
     """softmax_j(-|q_i - k_j|^2 / sqrt(d)) V: query (B, h, M, d), key and value (B, h, N, d) -> (B, h, M, d).
 
-    [Kim et al., arXiv 2006.04710]. |q_i|^2 is the same for all j and drops out of the softmax, which leaves
-    2 q_i.k_j - |k_j|^2: no (M, N, d) tensor. `attend_to_farthest` takes the plus sign that the deck and the
-    blog print (docs/method.md, erratum 1). Three ways to the same number: torch's fused kernel over a head
-    with the norms as more features, products with a backward of their own, and the plain products, which
-    are taken within `sdpa_kernel(SDPBackend.MATH)`. The fused kernel cannot be differentiated twice.
+    The attention of arXiv 2006.04710. |q_i|^2 is the same for all j and drops out of the softmax, which
+    leaves 2 q_i.k_j - |k_j|^2: no (M, N, d) tensor. `attend_to_farthest` takes the plus sign that the seminar
+    deck and the blog post print (docs/method.md, erratum 1). Three implementations give the same number:
+    torch's fused kernel over heads with the norms as additional features, matrix products with a backward
+    pass of their own, and the plain products, which are used within `sdpa_kernel(SDPBackend.MATH)`. The fused
+    kernel cannot be differentiated twice.
     """
     if not fused_allowed():
         return plain_l2_attention(query, key, value, attend_to_farthest=attend_to_farthest)
@@ -51,9 +52,10 @@ def l2_attention(query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthes
 
 
 def fused_allowed() -> bool:
-    """False within `sdpa_kernel(SDPBackend.MATH)`: what is computed there may be differentiated twice.
+    """Whether kernels without a second derivative may be used: not within `sdpa_kernel(SDPBackend.MATH)`.
 
-    What is compiled is not used there (`vitgan.engine.compile`), and the question would cut it in pieces.
+    Compiled code is never run within that context (`vitgan.engine.compile`), so the answer is True while
+    compiling; reading the state of the context there would break the compiled graph.
     """
     return torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled()
 
@@ -61,7 +63,7 @@ def fused_allowed() -> bool:
 def plain_l2_attention(
     query: Tensor, key: Tensor, value: Tensor, *, attend_to_farthest: bool = False
 ) -> Tensor:
-    """`l2_attention` as it is written: products in the inputs' dtype, norms and softmax in fp32 at least."""
+    """`l2_attention` by its formula: products in the inputs' dtype, norms and softmax in fp32 or wider."""
     products = at_least_fp32(query @ key.mT)  # (B, h, M, N)
     squared_norm = key.to(products.dtype).square().sum(-1)  # (B, h, N)
     sign = -1.0 if attend_to_farthest else 1.0
@@ -74,7 +76,7 @@ def fused_l2_attention(
 ) -> Tensor:
     """`l2_attention` by torch's fused kernel: q' = [q, 1, 1], k' = [k, -|k|^2 / 2], scale 2 / sqrt(d).
 
-    The norm is two features, what the dtype can hold of it and the rest, so bf16 rounds it to 16 bits.
+    The norm takes two features, its rounded value and the rounding error, so in bf16 it has 16 bits.
     """
     size, dtype = query.shape[-1], query.dtype
     norm = at_least_fp32(key).square().sum(-1, keepdim=True) / -2  # (B, h, N, 1)
@@ -92,10 +94,10 @@ def fused_l2_attention(
 class _L2Products(torch.autograd.Function):
     """`l2_attention` of (B h, N, d) with fewer passes over the (M, N) logits than autograd would make.
 
-    The norms less their mean are what the first product is added to: softmax does not see the mean, and
-    bf16 rounds small numbers less. With one matrix for query and key, S = K K^T is symmetric in them, so
-    dK = c ((dS + dS^T) - diag(column sums of dS)) K with c = 2 sign / sqrt(d): one product. A gradient that
-    is to be differentiated again is that of the plain products.
+    The first product is added to the norms less their mean: softmax ignores the mean, and bf16 rounds small
+    numbers less. Where query and key are one matrix, S = K K^T is symmetric in them, so that
+    dK = c ((dS + dS^T) - diag(column sums of dS)) K with c = 2 sign / sqrt(d), a single product. A gradient
+    that is to be differentiated again is computed through the plain products.
     """
 
     @staticmethod
@@ -120,7 +122,7 @@ class _L2Products(torch.autograd.Function):
 def _plain_gradients(
     query: Tensor | None, key: Tensor, value: Tensor, gradient: Tensor, sign: float
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of query, key and value that can be differentiated; the query's None where it is the key."""
+    """Differentiable gradients of query, key and value; that of `query` is None where it is the key."""
     inputs = [key, value] if query is None else [query, key, value]
     out = plain_l2_attention(key if query is None else query, key, value, attend_to_farthest=sign < 0)
     found = torch.autograd.grad(out, inputs, gradient, create_graph=True)
@@ -130,7 +132,7 @@ def _plain_gradients(
 def _l2_gradients(
     query: Tensor | None, key: Tensor, of_logits: Tensor, scale: float
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients of query and key, of that of the logits (B h, M, N); the query None where it is the key."""
+    """Gradients of query and key from that of the logits (B h, M, N); None for a query that is the key."""
     columns = of_logits.sum(-2)  # (B h, N)
     if query is None and key.shape[-2] <= DIAGONAL_UP_TO:
         both = of_logits + of_logits.mT
@@ -154,10 +156,10 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Dot-product self-attention, (B, N, D) -> (B, N, D) (deck eq. 2).
+    """Dot-product self-attention, (B, N, D) -> (B, N, D) (seminar deck, eq. 2).
 
-    With `first` the output is that of the first so many tokens, which attend to all N. The key has no bias:
-    it would add the same number to every logit of a row, which softmax ignores.
+    With `first` only the output of that many leading tokens is computed, which attend to all N. The key has
+    no bias, which would add the same number to every logit of a row: softmax ignores that.
     """
 
     def __init__(self, width: int, heads: int, linear: Callable[..., Linear] = Linear) -> None:
@@ -175,12 +177,13 @@ class SelfAttention(nn.Module):
 
 
 class L2Attention(nn.Module):
-    """L2 self-attention with one query/key matrix W_q = W_k, (B, N, D) -> (B, N, D) (deck, [K]).
+    """L2 self-attention with one query/key matrix W_q = W_k, (B, N, D) -> (B, N, D) (arXiv 2006.04710).
 
-    With `first` the output is that of the first so many tokens, which attend to all N. The query/key map has
-    no bias: it cancels in every distance. [choice] It starts smaller than the other layers, at a gain of 1/2:
-    the logits of unit-variance tokens then have mean -sqrt(d) / 2 and standard deviation 0.7. At gain 1 the
-    mean is -2 sqrt(d), every token attends to itself alone, and ISN would hold W_q at that size.
+    With `first` only the output of that many leading tokens is computed, which attend to all N. The query/key
+    map has no bias, which would cancel in every distance. Our choice: it starts smaller than the other
+    layers, at a gain of 1/2, so that the logits of unit-variance tokens have mean -sqrt(d) / 2 and standard
+    deviation 0.7. At gain 1 the mean is -2 sqrt(d), every token attends to itself alone, and improved
+    spectral normalisation would hold W_q at that size.
     """
 
     def __init__(
@@ -206,10 +209,10 @@ class L2Attention(nn.Module):
 
 
 def relative_bias(table: Tensor) -> Tensor:
-    """A bias for each offset, (h, 2G - 1, 2G - 1) -> for each query and key of a G x G grid, (h, G^2, G^2).
+    """A bias of each offset, (h, 2G - 1, 2G - 1), as one of each pair of G x G tokens, (h, G^2, G^2).
 
-    Query (r, c) and key (r', c') get table[:, r' - r + G - 1, c' - c + G - 1]. Reads the table by views, so
-    its gradient is a sum over them: no index, no scattered addition.
+    Query (r, c) and key (r', c') get table[:, r' - r + G - 1, c' - c + G - 1]. The table is read through
+    strided views, so that its gradient is a sum over them, without indexing or scattered addition.
     """
     side = (table.shape[-1] + 1) // 2
     views = table.unfold(1, side, 1).unfold(
@@ -219,7 +222,7 @@ def relative_bias(table: Tensor) -> Tensor:
 
 
 def to_windows(tokens: Tensor, window: int) -> Tensor:
-    """(B, S^2, D) -> (B (S / G)^2, G^2, D): windows, and the tokens of each, in raster order."""
+    """Tokens (B, S^2, D) -> windows (B (S / G)^2, G^2, D), and the tokens of each, in raster order."""
     count = math.isqrt(tokens.shape[1]) // window
     squares = tokens.unflatten(1, (count, window, count, window)).transpose(2, 3)
     return squares.flatten(3, 4).flatten(0, 2)
@@ -238,7 +241,7 @@ class GridAttention(nn.Module):
 
     softmax_j(q_i.k_j / sqrt(d) + b(place_j - place_i)) v_j with a learned bias b for each head and offset,
     over the tokens j of the window of i; G = S is attention over all. G must divide S. The bias starts with
-    standard deviation 0.02 [authors]. The key has no bias: softmax ignores it.
+    standard deviation 0.02, as in the authors' release. The key has no bias, which softmax would ignore.
     """
 
     def __init__(
@@ -254,7 +257,7 @@ class GridAttention(nn.Module):
         self.table = nn.Parameter(0.02 * torch.randn(heads, 2 * window - 1, 2 * window - 1))
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
-        """`first` is for attention that computes some tokens alone; here it must be None."""
+        """x (B, S^2, D) -> (B, S^2, D). `first` must be None: every token of the grid is computed."""
         assert first is None
         windows = to_windows(x, self.window)  # (B (S / G)^2, G^2, D)
         query, key, value = (
@@ -269,11 +272,11 @@ class PixelAttention(nn.Module):
     """x + gamma out(softmax_j(q_i . k_j) v_j) over pixels i, j: x (B, C, H, W) -> (B, C, H, W).
 
     q, k, v and out are 1 x 1 convolutions without bias, q and k of C / 8 channels; the products are not
-    divided by the root of their size. gamma, a number, starts at 0: the block starts as the identity, and
-    until gamma has moved the convolutions get no gradient.
+    divided by the root of their size. gamma is a scalar that starts at 0: the block starts as the identity,
+    and until gamma has moved the convolutions get no gradient (arXiv 1805.08318).
 
-    Differs from the paper: v has C / 2 channels, and k and v are taken at the maxima of 2 x 2 pixels, a
-    quarter of the products. So has arXiv 1809.11096 in its release.
+    Differs from the paper: v has C / 2 channels, and k and v are maxima of 2 x 2 pixels, which takes a
+    quarter of the products. The release of arXiv 1809.11096 has both.
     """
 
     def __init__(self, channels: int) -> None:

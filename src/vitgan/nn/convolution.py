@@ -18,10 +18,10 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 class Blur(nn.Module):
-    """[1, 3, 3, 1] / 8 along both axes, times `gain`: x (B, C, H, W) -> (B, C, H', W').
+    """A low-pass filter, [1, 3, 3, 1] / 8 along both axes times `gain`: x (B, C, H, W) -> (B, C, H', W').
 
-    Zeros lie beyond the border, `padding` of them on each side; of the result every `stride`-th pixel is
-    kept: H' = (H + 2 padding - 4) // stride + 1.
+    The image is padded with `padding` zeros on each side, and every `stride`-th pixel of the result is kept:
+    H' = (H + 2 padding - 4) // stride + 1.
     """
 
     kernel: Tensor
@@ -37,7 +37,7 @@ class Blur(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size: x (B, C, H, W) -> (B, C, 2H, 2W), a zero after each pixel, then 4 times the filter."""
+    """Doubles the size by zeros between pixels and 4 times the low pass: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     kernel: Tensor
 
@@ -57,11 +57,11 @@ def low_pass() -> Tensor:
 
 
 class Convolution(Linear):
-    """A k x k convolution, x (B, C, H, W) -> (B, O, H / stride, W / stride), zeros beyond the border.
+    """A zero-padded k x k convolution, x (B, C, H, W) -> (B, O, H / stride, W / stride).
 
-    A `Linear` of each k x k neighbourhood: the same initialisation, scaling and precision. The weight is kept
-    as the matrix (O, C k^2) whose norm spectral normalisation bounds. `padding` None keeps the size at
-    stride 1. Other keywords are those of `Linear`.
+    It is a `Linear` of each k x k neighbourhood, with the same initialisation, scaling and precision. The
+    weight is stored as the matrix (O, C k^2) whose norm spectral normalisation bounds. `padding` None pads by
+    k // 2, which keeps the size at stride 1 for odd k. Other keywords are those of `Linear`.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Convolution(Linear):
 
 
 class ModulatedConvolution(nn.Module):
-    """A k x k convolution whose weights w scales per sample: x (B, C, H, W), w (B, E) -> (B, O, H, W).
+    """A k x k convolution whose weights w scales for each image: x (B, C, H, W), w (B, E) -> (B, O, H, W).
 
     w'_oikl = s_i(w) w_oikl, each output channel divided by the norm of its w' with `demodulate`
     (arXiv 1912.04958, eq. 1-3). Scaling the input and the output channels instead of the weights is the same
-    product and needs no convolution per sample. The weight has unit variance, times 1 / sqrt(C k^2).
-    With `up` the result is (B, O, 2H, 2W): the transposed convolution of stride 2, then a low pass whose gain
-    of 4 makes up for the zeros between the pixels.
+    product and needs no convolution for each image. The stored weight has unit variance and is multiplied by
+    1 / sqrt(C k^2). With `up` the result is (B, O, 2H, 2W): a transposed convolution of stride 2, then a low
+    pass whose gain of 4 makes up for the zeros between the pixels.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ModulatedConvolution(nn.Module):
 
 
 class ConvolutionalOutput(nn.Module):
-    """The authors' third mapping: tokens (B, L, D), w (B, E) -> image (B, C, H, W).
+    """Convolutions from tokens (B, L, D) and w (B, E) to an image (B, C, H, W), as the release of ViTGAN has.
 
     The grid of tokens passes a modulated 3 x 3 convolution and a leaky ReLU at its own size and after each of
     the log2(P) doublings (bilinear), the channels halving each time; a modulated 1 x 1 convolution without

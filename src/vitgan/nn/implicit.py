@@ -1,4 +1,4 @@
-"""The implicit neural representation of a patch, f_theta(E_fou, y^i) (deck eq. 9, blog; arXiv 2006.09661).
+"""The implicit neural representation of a patch, f_theta(E_fou, y^i) (seminar deck, eq. 9; arXiv 2006.09661).
 
 Shapes: B batch, L patches, P patch, C channels, D width of a token, F Fourier features, M hidden features.
 """
@@ -24,11 +24,11 @@ def pixel_coordinates(side: int, device: torch.device | None = None) -> Tensor:
 
 
 class ModulatedLinear(nn.Module):
-    """A linear layer whose weights a token scales, w'_ij = s_i(y) w_ij (blog; StyleGAN2, CIPS).
+    """A linear layer whose weights a token scales, w'_ij = s_i(y) w_ij (blog post; arXiv 1912.04958).
 
-    x (K, I), K pixels alike for all tokens, or (..., K, I), each token's own, and y (..., D) -> (..., K, O),
-    times `factor`. With `demodulate` the weights w'_j of every output feature are brought to the norm that
-    w_j has at the start, whatever the token.
+    x is (K, I), K pixels that all tokens share, or (..., K, I), those of each token; with y (..., D) the
+    result is (..., K, O), times `factor`. With `demodulate` the weights w'_j of every output feature are
+    scaled to the norm that w_j has at the start, whatever the token.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ModulatedLinear(nn.Module):
 def _of_shared_pixels(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """sum_i s_i x_ki w_oi + b_o as one product of the styles (..., I) and all x_ki w_oi: (..., K, O).
 
-    The arithmetic is that of modulating the input, without a tensor of (..., K, I).
+    It takes as many multiplications as modulating the input, without a tensor of (..., K, I).
     """
     pairs = x.unsqueeze(1) * weight  # (K, O, I)
     repeated = None if bias is None else bias.repeat(len(x))
@@ -63,19 +63,19 @@ def _of_shared_pixels(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def _of_own_pixels(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """sum_i x_ki s_i w_oi + b_o of x (..., K, I), a token's weights made first: (..., K, O)."""
+    """sum_i x_ki s_i w_oi + b_o of x (..., K, I) by the modulated weights of each token: (..., K, O)."""
     out = x @ (style.unsqueeze(-2) * weight).mT
     return out if bias is None else out + bias
 
 
 class ImplicitOutput(nn.Module):
-    """Every patch a two-layer sine network of its pixels' coordinates: y (B, L, D) -> image (B, C, H, W).
+    """Every patch as a two-layer sine network of its pixels' coordinates: y (B, L, D) -> (B, C, H, W).
 
     E_fou(v) = sin(W v) with W trainable and v the pixel centres in [-1, 1]^2; then
     sin(omega_0 (A1 E + b1)) and a last linear layer without a sine. `combine` says how y enters: it modulates
-    the weights of both layers, or is concatenated with, or added to E_fou (the blog's ablations).
-    [choice] W starts uniform within +-`bandwidth` pi P / 2; at 1 that is the highest frequency that P pixels
-    carry, and patches start as noise, at 1/4 they start smooth. A1 has SIREN's
+    the weights of both layers, or is concatenated with or added to E_fou (ablations of the blog post).
+    Our choice: W starts uniform within +-`bandwidth` pi P / 2; at 1 that is the highest frequency that P
+    pixels carry, and patches start as noise, at 1/4 they start smooth. A1 has SIREN's
     U(+-sqrt(6 / F) / omega_0), and omega_0 b1 is uniform in +-pi: E_fou is odd in v, and without those phases
     every patch would be too, with no mean colour.
     """
@@ -123,9 +123,10 @@ class ImplicitOutput(nn.Module):
             self.sine, self.colour = sine, colour
 
     def forward(self, tokens: Tensor, w: Tensor | None = None, *, scale: int = 1) -> Tensor:  # noqa: ARG002
-        """w is not used; `scale` > 1 evaluates the same functions on a grid that many times finer.
+        """tokens (B, L, D) -> image (B, C, scale H, scale W); w is ignored.
 
-        It takes the pixels of a patch P^2 at a time, so the memory of a patch does not grow with them.
+        `scale` > 1 evaluates the same functions on a grid that many times finer. The pixels of a patch are
+        taken P^2 at a time, so that the memory of their hidden features does not grow with the scale.
         """
         pixels = pixel_coordinates(self.patch * scale, tokens.device)
         fourier = torch.sin(self.fourier(pixels.to(self.fourier.weight.dtype))).to(tokens.dtype)  # (P^2, F)

@@ -34,8 +34,8 @@ class SelfModulatedLayerNorm(nn.Module):
     mu and sigma, the standard deviation, are per token over D; gamma and beta are vectors of size D, each
     an affine map of w of this norm's own. At w = 0 it starts as a plain layer norm, gamma = 1 and beta = 0.
 
-    Differs from the paper: it is not one for every w; the maps' weights start with standard deviation
-    `gain` / sqrt(E). At gain 0 all images are one at the start, and the generator does not leave that
+    Differs from the paper: gamma and beta depend on w from the start, where the maps' weights have standard
+    deviation `gain` / sqrt(E). At gain 0 all images start alike, and training does not pull them apart
     (docs/decisions.md).
     """
 
@@ -59,9 +59,9 @@ BATCH_EPSILON = 1e-5
 class Standardisation(nn.Module):
     """(x - mu) / sigma of each channel: x (B, C, H, W) -> (B, C, H, W) (arXiv 1502.03167).
 
-    In training mu and sigma are those of the batch, all processes' parts of it, and are mixed into the
-    running ones, `momentum` of the new; in eval mode the running ones are used, so that an image depends on
-    no other. Both are kept, and computed, in fp32 for inputs of a shorter dtype.
+    In training mode mu and sigma are those of the batch over all processes, and the running ones move toward
+    them by the share `momentum`; in eval mode the running ones are used, so that an image depends on no
+    other. Both are stored, and computed, in fp32 where the input has a shorter dtype.
     """
 
     mean: Tensor
@@ -109,7 +109,7 @@ class BatchNorm(nn.Module):
 class LabelTable(Linear):
     """A vector for each class, as a linear map of the one-hot label (B, K) -> (B, O); stored unscaled.
 
-    A type of its own because the generator's spectral norm leaves it out: normalised, the tables of ten
+    It is a class of its own because the generator's spectral norm leaves it out: a normalised table of ten
     classes would share one unit of spectral norm between all channels.
     """
 

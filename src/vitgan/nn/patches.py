@@ -1,4 +1,4 @@
-"""Images to patches and back (deck eq. 1 and 9, "Sobreposição dos patches").
+"""Images to patches and back (seminar deck, eq. 1 and 9).
 
 Shapes: B batch, C channels, H x W image, P patch, o overlap, L = HW / P^2 patches in raster order, D width.
 The pixels of a patch are laid out channel first: C, rows, columns.
@@ -13,9 +13,9 @@ from vitgan.nn.linear import Linear
 
 
 def patchify(images: Tensor, patch: int, overlap: int = 0) -> Tensor:
-    """(B, C, H, W) -> (B, L, C (P + 2o)^2): patches extended by `overlap` pixels on every side.
+    """Images (B, C, H, W) -> patches (B, L, C (P + 2o)^2), extended by `overlap` pixels o on every side.
 
-    Zeros lie beyond the border and the stride stays P, so L does not depend on the overlap.
+    The image is padded with zeros and the stride stays P, so that L does not depend on the overlap.
     """
     if overlap == 0:
         return F.pixel_unshuffle(images, patch).flatten(2).mT
@@ -28,7 +28,7 @@ def patchify(images: Tensor, patch: int, overlap: int = 0) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch: int) -> Tensor:
-    """(B, L, C P^2) -> (B, C, H, W), the inverse of `patchify` without overlap, for a square image."""
+    """Patches (B, L, C P^2) -> square images (B, C, H, W), the inverse of `patchify` without overlap."""
     side = round(patches.shape[1] ** 0.5)
     return F.pixel_shuffle(patches.mT.unflatten(2, (side, side)), patch)
 
@@ -36,7 +36,7 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 class LinearOutput(nn.Module):
     """The linear mapping x_p^i = y^i E of the baselines: tokens (B, L, D) -> image (B, C, H, W).
 
-    w is not used.
+    w is accepted, as by the other outputs, and ignored.
     """
 
     def __init__(self, width: int, patch: int, channels: int, linear: Callable[..., Linear] = Linear) -> None:

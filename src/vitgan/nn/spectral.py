@@ -1,13 +1,13 @@
 """Spectral normalisation of a whole network at once, plain and improved.
 
-Improved (deck, "Normalização espectral aprimorada"; blog): W_bar = sigma(W_init) W / sigma(W).
+Improved (arXiv 2107.04589; the seminar deck and the blog post): W_bar = sigma(W_init) W / sigma(W).
 Plain (arXiv 1802.05957): the same with sigma(W_init) = 1.
 Shapes: n layers of one shape, O out features, I in features.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear
 
+Normalisation = Literal["improved", "plain", "none"]
+
 
 class SpectralNorm(nn.Module):
-    """Normalises the weights of `layers`, all those of one shape in one batched product.
+    """Normalises the weights of `layers`, all those of one shape by one batched product.
 
-    sigma(W_init) and the first singular vectors come from an exact decomposition when this is built.
-    `advance` takes one step of power iteration and is called once a discriminator update, after it: the sigma
-    it finds serves every pass until the next, the generator's included. Nothing else moves sigma or the
-    vectors; all are buffers, saved with the weights. The gradient flows through sigma(W) = u^T W v.
-    W is the weight that is used, after the equalising scale (docs/method.md, erratum 3).
+    sigma(W_init) and the first singular vectors come from an exact decomposition when the module is built.
+    `advance` takes one step of power iteration and is called once after each update of the network: its sigma
+    serves every forward pass until the next update, those for the generator's loss included. Nothing else
+    changes sigma or the vectors, which are buffers and are saved with the weights. The gradient flows through
+    sigma(W) = u^T W v. W is the weight in use, after the equalising scale (docs/method.md, erratum 3).
     """
 
     def __init__(self, layers: Sequence[Linear], *, improved: bool = True) -> None:
@@ -43,7 +45,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def recalibrate(self) -> None:
-        """Take the present weights as W_init: exact sigma and singular vectors, by a decomposition."""
+        """Take the present weights as W_init; exact decompositions give sigma and the singular vectors."""
         for k in range(len(self.groups)):
             weight = self._stacked(k) * self._buffer("scale", k)
             left, sigma, right = torch.linalg.svd(weight.double(), full_matrices=False)
@@ -54,7 +56,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def advance(self) -> None:
-        """One step of power iteration for all: v = W^T u / |W^T u|, sigma = |W v|, u = W v / sigma."""
+        """One step of power iteration for all layers: v = W^T u / |W^T u|, sigma = |W v|, u = W v / sigma."""
         for k in range(len(self.groups)):
             weight = self._stacked(k)
             right = F.normalize(weight.mT @ self._buffer("left", k), dim=1)
@@ -66,14 +68,17 @@ class SpectralNorm(nn.Module):
 
     @contextmanager
     def applied(self) -> Iterator[list[Tensor]]:
-        """Within it, every layer computes with its normalised weight; gives them, as `using` takes them."""
+        """A context within which every layer computes with its normalised weight.
+
+        It yields these weights in the form that `using` takes.
+        """
         weights = [self._normalised(k) for k in range(len(self.groups))]
         with self.using(weights):
             yield weights
 
     @contextmanager
     def using(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """Within it, every layer computes with its part of `weights`, one (n, O, I) for each group."""
+        """A context within which every layer computes with its part of `weights`, one (n, O, I) a group."""
         try:
             for group, stacked in zip(self.groups, weights, strict=True):
                 for layer, weight in zip(group, stacked.unbind(), strict=True):

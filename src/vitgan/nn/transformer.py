@@ -1,4 +1,4 @@
-"""The transformer block, its MLP, and activations that are computed again in the backward pass."""
+"""The transformer block, its MLP, and activation checkpointing."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,10 +17,10 @@ def recomputed(
     *inputs: Tensor | int | None,
     again: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Tensor:
-    """function(*inputs), whose activations are not kept: the backward pass computes them again.
+    """function(*inputs) under activation checkpointing: the backward pass computes the activations again.
 
     `again` makes the context of that second computation, for what `function` reads beside its inputs. Within
-    `sdpa_kernel(SDPBackend.MATH)`, where gradients are differentiated again, all activations are kept.
+    `sdpa_kernel(SDPBackend.MATH)`, where gradients are differentiated a second time, activations are kept.
     """
     if not (torch.is_grad_enabled() and fused_allowed()):
         return function(*inputs)
@@ -48,8 +48,8 @@ class MultilayerPerceptron(nn.Module):
 class Block(nn.Module):
     """h' = MSA(norm(h, w)) + h; h = MLP(norm(h', w)) + h': h (B, N, D), w (B, E) or None -> (B, N, D).
 
-    The residual is the un-normalised h. `norm()` makes a module that is called with (h, w). With `first`
-    only the first so many tokens are computed, which attend to all N: (B, first, D).
+    The residual is the un-normalised h. `norm()` makes a module that is called with (h, w). With `first` only
+    that many leading tokens are computed, which attend to all N: (B, first, D).
     """
 
     def __init__(self, attention: nn.Module, perceptron: nn.Module, norm: Callable[[], nn.Module]) -> None:
