@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--seed must be at least 0, and less than 2^63.")
     from vitgan import load
     from vitgan.engine.train import choose_device
-    from vitgan.latent.films import write_directions
+    from vitgan.latent.directions import write_directions
     from vitgan.sharing import find
 
     device = choose_device(options.device)

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.train import choose_device
     from vitgan.latent import save_frames, walk
-    from vitgan.latent.films import check_path
+    from vitgan.latent.interpolation import check_path
 
     check_path(options.out)
     device = choose_device(options.device)

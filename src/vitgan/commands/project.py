@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.train import choose_device
     from vitgan.latent import project, read_picture
-    from vitgan.latent.films import label_of
+    from vitgan.latent.interpolation import label_of
 
     device = choose_device(options.device)
     generator = load(options.run).to(device)

@@ -29,7 +29,7 @@ from vitgan.explore.page import (
     whole_number,
 )
 from vitgan.latent import edited, save_frames
-from vitgan.latent.films import between, can_film, film_strip
+from vitgan.latent.interpolation import between, can_film, film_strip
 from vitgan.models import to_uint8
 
 MOST_SAMPLES, MOST_KEPT, MOST_FRAMES = 64, 64, 240

@@ -15,7 +15,7 @@ from vitgan.engine.gan import Recipe
 from vitgan.engine.run_folder import is_run, load_generator, read_run
 from vitgan.errors import UserError
 from vitgan.latent import Direction, factorised, principal_components
-from vitgan.latent.films import latent_of
+from vitgan.latent.interpolation import latent_of
 from vitgan.models import Discriminator, Generator
 from vitgan.models.base import load_network
 from vitgan.sharing import find
@@ -41,7 +41,7 @@ class Model:
 
     @functools.cached_property
     def directions(self) -> dict[str, Direction]:
-        """Directions of w by name: principal components, then factorised ones where w enters by modulations."""
+        """Directions of w by name: principal components, then factorised ones if w modulates."""
         found = principal_components(self.generator, DIRECTIONS)
         if self.generator.modulations():
             found += factorised(self.generator, DIRECTIONS)

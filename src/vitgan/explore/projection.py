@@ -25,7 +25,7 @@ from vitgan.explore.page import (
     streaming_errors_shown,
     whole_number,
 )
-from vitgan.latent.films import label_of
+from vitgan.latent.interpolation import label_of
 from vitgan.latent.projection import MOST_BYTES, cropped, open_picture, searching, square_box
 from vitgan.models import to_uint8
 
