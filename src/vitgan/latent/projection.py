@@ -115,7 +115,7 @@ class Projection:
 
     @property
     def difference(self) -> float:
-        """The `distance` of `image` from the picture, a mean squared difference; 0 where they are the same."""
+        """The `distance` of `image` from the picture, a mean squared difference; 0 where they are equal."""
         return min(self.losses)
 
 
