@@ -211,7 +211,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         "vitgan.latent.read_picture": does("read", None),
         "vitgan.latent.project": does("project", SimpleNamespace(losses=[1.0], difference=1.0)),
         "vitgan.commands.project._write": does("write", None),
-        "vitgan.latent.films.write_directions": does("directions", []),
+        "vitgan.latent.directions.write_directions": does("directions", []),
         "vitgan.sharing.export_folder": does("export", None),
         "vitgan.sharing.export.push": does("push", "address"),
         "vitgan.engine.run_folder.load_generator": does("load", None),

@@ -24,14 +24,14 @@ __version__ = version("vitgan")
 
 
 def load(run: "str | Path", *, average: float | None = None) -> "Generator":
-    """A trained generator: averaged weights, on the CPU, in eval mode.
+    """A trained generator with the moving average of its weights, on the CPU, in eval mode.
 
     `run` is a run folder, a checkpoint, an exported folder, "digits" (which comes with the package), or
     "USER/NAME" on the Hugging Face Hub, which is asked where there is no folder USER. `average` picks one of
     the moving averages of other lengths that the run keeps (`ema.lengths`).
 
     `generator(z)` gives float images (N, C, H, W) in [-1, 1] for z (N, generator.latent_dim), and
-    `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError when there is none.
+    `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError where there is no generator.
     """
     from vitgan.engine.run_folder import load_generator
     from vitgan.sharing.hub import find
@@ -46,9 +46,10 @@ def train(
     device: str | None = None,
     quiet: bool = False,
 ) -> "Outcome":
-    """Train a recipe, or the recipe of that name, in the folder `out` (runs/NAME); resumes what is there.
+    """Train a recipe, given itself or by its name, in the folder `out`, by default runs/NAME.
 
-    `device` is "cpu" or "cuda", by default whichever there is. Raises UserError on a user's mistake.
+    A run that is in `out` already is resumed. `device` is "cpu" or "cuda", by default a CUDA GPU where there
+    is one. With `quiet` no progress is printed. Raises UserError on a user's mistake.
     """
     from vitgan.config import check
     from vitgan.engine.train import choose_device

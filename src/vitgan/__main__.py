@@ -1,4 +1,4 @@
-"""`python -m vitgan`."""
+"""The command line as `python -m vitgan`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line. Each command is a module of `vitgan.commands`.
+"""The command line and its parser. Each command is a module of `vitgan.commands`.
 
 Exit code 0; 2 with one line for a user's mistake; 130 after an interrupt. Heavy modules are imported by the
 command that needs them.
@@ -9,19 +9,22 @@ import io
 import itertools
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
 from vitgan import __version__, registry, terminal
-from vitgan.errors import OtherRankError, UserError
-from vitgan.parser import Parser
+from vitgan.compat import CommandsFormatter, PrintingParser, commands_of, options_of
+from vitgan.errors import OtherRankError, UserError, did_you_mean
 
 COMMANDS = (
     *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
     *("inspect", "bench", "data", "export", "push", "list", "completion"),
 )
+# Commands that do not read parts of a user's own, so lack --use; `list` declares it with another help.
 WITHOUT_PARTS = ("completion", "data", "list", "runs")
 EXAMPLES = """examples:
   vitgan train                              real handwritten digits, in minutes
@@ -37,12 +40,12 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command of `vitgan` and return its exit code; `arguments` are those of the process for None."""
     terminal.hush(False)
     if arguments is None:
         terminal.calm_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be undecodable
     try:
         return _flushed(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `vitgan list | head`
         return 0
     except OSError as error:
-        return _say(_of_files(error), 2)
+        return _say(_file_error(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise
@@ -60,46 +63,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _flushed(words: list[str]) -> int:
-    """The command, and what it printed written: Python's own last write would fail with a traceback."""
+    """Run a command and flush stdout: an error in Python's own flush at exit would be a traceback."""
     try:
         return _run(words)
     finally:
         terminal.flush()
-        terminal.hush(False)  # whatever this process does next is asked anew
+        terminal.hush(False)  # --quiet holds for one command
 
 
-def _of_files(error: OSError) -> str:
-    """In one sentence; a file that is written beside the one it replaces has that one's name."""
+def _file_error(error: OSError) -> str:
+    """The sentence about an error of a file; an atomic write's temporary file goes by its target's name."""
     name = re.sub(r"\.([^/]+)\.\d+\.tmp$", r"\1", str(error.filename or "A file or the output"))
     reason = error.strerror or error
     return f"{name} cannot be read or written ({reason}): see to it, or name another."
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Of torch's own exceptions only the text tells."""
+    """Whether an error means that memory is exhausted; of torch's exceptions only the text says so."""
     said = re.search("allocate memory|not enough memory|out of memory|size calculation overflow", str(error))
     return isinstance(error, MemoryError) or said is not None
 
 
 def _is_own(error: UserError) -> bool:
-    """Whether this process has to say it: of several, the one that raised it, or the first."""
+    """Whether this process prints the error: of several, the one that raised it, else the first."""
     others_say = error.rank is None and int(os.environ.get("RANK", "0")) > 0
     return not isinstance(error, OtherRankError) and not others_say
 
 
 def _say(text: str, code: int) -> int:
+    """Print a message on stderr in one line and return the exit code."""
     print(f"vitgan: {' '.join(text.split())}", file=sys.stderr)
     return code
 
 
 def _run(arguments: list[str]) -> int:
+    """Parse the arguments, register parts of --use, and run the command; returns its exit code."""
     overrides: list[str] = []
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
         arguments, overrides = _split(arguments)
     explain = arguments[:1] == ["train"] and len(arguments) > 2 and bool({"-h", "--help"} & set(arguments))
-    if explain:  # with the settings of the recipe and the parts that are named
+    if explain:  # `train` prints it itself, with the settings of the named recipe and parts
         arguments = [word for word in arguments if word not in ("-h", "--help")]
     given = argparse.Namespace(overrides=overrides, explain=explain)
     options = build_parser().parse_args(arguments, given)
@@ -112,7 +117,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments without `--PART.FIELD VALUE`, and those: argparse would take VALUE for the recipe."""
+    """The arguments without `--PART.FIELD VALUE`, then these: argparse would take VALUE for the recipe."""
     plain: list[str] = []
     settings: list[str] = []
     words = iter(arguments)
@@ -124,8 +129,69 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return plain, settings
 
 
+class Format(CommandsFormatter):
+    """A help with lines of at most 100 characters; names of up to 20 letters stand beside their text."""
+
+    def __init__(self, prog: str) -> None:
+        width = shutil.get_terminal_size().columns - 2
+        super().__init__(prog, max_help_position=24, width=min(width, 100))
+
+
+class Parser(PrintingParser):
+    """A parser that raises UserError for a mistake, and neither prints nor exits as argparse's own does."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._takes_next = False
+        super().__init__(**{"formatter_class": Format, "allow_abbrev": False, **settings})
+        self.color = False  # from Python 3.14 on help has colours
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse `args`, and raise UserError for a word that the command does not know.
+
+        argparse would refuse it later, when it no longer knows which command was given.
+        """
+        if args is not None:
+            self._check_flags(args)
+            self._takes_next = "--json" in args
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+    def _check_flags(self, words: Sequence[str]) -> None:
+        """Raise UserError for a flag that does not exist, before argparse says what is missing."""
+        known = options_of(self)
+        for word in words:
+            flag = word.partition("=")[0]
+            if word == "--" or (commands_of(self) and not word.startswith("-")):
+                return
+            if word.startswith("--") and flag not in known:
+                self.error(f"There is no option {flag}", did_you_mean(flag, known))
+
+    def error(self, message: str, guess: str = "") -> NoReturn:
+        """Raise UserError in place of argparse's `message`, with `guess`, a sentence about what was meant."""
+        message = message.removeprefix("argument ")
+        if choice := re.match(r"(\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.S):
+            place, word, known = choice[1], choice[2], re.findall(r"[\w-]+", choice[3])
+            guess = did_you_mean(word, known)
+            if place == "COMMAND":
+                raise UserError(f"There is no command {word!r}: `{self.prog} --help` lists them.{guess}")
+            raise UserError(f"{place}: invalid choice: {word!r}, choose {_either(known)}.{guess}")
+        if missing := re.match(r"the following arguments are required: (.*)", message):
+            message = f"{missing[1]} is missing"
+            json = options_of(self).get("--json")
+            if self._takes_next and json is not None and json.nargs == "?":
+                message += " (--json takes the next word for its file, so it comes last)"
+        raise UserError(f"{message[:1].upper()}{message[1:]}: see `{self.prog} --help`.{guess}")
+
+
+def _either(words: Sequence[str]) -> str:
+    """Words as an enumeration: "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def build_parser() -> Parser:
-    """The parser of every command."""
+    """The parser of `vitgan` with all its commands."""
     parser = Parser(
         prog="vitgan",
         description="ViTGAN: a GAN whose generator and discriminator are Vision Transformers.",

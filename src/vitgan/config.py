@@ -1,4 +1,4 @@
-"""Options as frozen dataclasses, within bounds: to JSON and back, from words, and what differs between two.
+"""Options as frozen dataclasses with bounds: to JSON and back, from a command line's words, and differences.
 
 A part's options are a frozen, keyword-only dataclass. In JSON each is an object whose "type" names the class,
 so a recipe read from a checkpoint is the recipe that was written, or an error. A field that is missing has
@@ -21,11 +21,11 @@ from vitgan import registry
 from vitgan.errors import UserError
 from vitgan.registry import Kind
 
-# Far beyond what anyone trains; they keep a damaged or hostile recipe from asking for a network of more
-# layers than there is time to make, or of sizes whose product no number holds.
+# Far beyond what anyone trains; these bounds keep a damaged or hostile recipe from asking for a network of
+# more layers than there is time to make, or of sizes whose product no number holds.
 MOST_LAYERS, MOST_SIZE, MOST_RESOLUTION = 1000, 2**16, 2**12
-MOST = 2**63 - 1  # of any whole number
-MOST_ITEMS = 1000  # of a list
+MOST = 2**63 - 1  # the largest whole number that a field may hold
+MOST_ITEMS = 1000  # of a field that is a list
 
 
 # --- Fields
@@ -90,7 +90,7 @@ def part(kind: Kind, default: Any = MISSING, *, factory: Callable[[], Any] | Any
 
 @dataclass(frozen=True, kw_only=True)
 class MissingPart:
-    """A part of somebody's own that was read and whose class is not here: kept as it was written."""
+    """A registered part of a user's own, read from JSON where its class is not registered, kept as it was."""
 
     kind: Kind
     value: dict[str, Any]
@@ -98,7 +98,7 @@ class MissingPart:
     active = True
 
     def refusal(self) -> UserError:
-        """The sentence that says which `--use` is missing."""
+        """The error whose sentence says which `--use` is missing."""
         module, name = self.value.get("module"), self.value.get("type")
         if module == "__main__":
             return UserError(
@@ -108,12 +108,12 @@ class MissingPart:
         return UserError(f"The {self.kind} {name} is a part of {module}: give --use {module}.")
 
     def build(self, **sizes: Any) -> Any:  # noqa: ARG002
-        """Raises UserError: only the class could."""
+        """Raise UserError, because the class that could build the part is not here."""
         raise self.refusal()
 
 
 def missing_parts(options: Any) -> Iterator[MissingPart]:
-    """Every part in `options`, a dataclass or a tuple of them, whose class is not here."""
+    """Every `MissingPart` in `options`, a dataclass or a tuple of dataclasses."""
     if isinstance(options, MissingPart):
         yield options
     elif isinstance(options, tuple):
@@ -358,9 +358,9 @@ def with_word(options: Any, path: Sequence[str], word: str, where: str) -> Any:
 
 
 def parse(word: str, annotation: Any, where: str) -> Any:
-    """What `word` says, for an annotation of numbers, truth values, text, choices, None or tuples of these.
+    """The value that `word` stands for, of an annotation of int, float, bool, str, Literal, None or tuples.
 
-    Raises UserError where it says nothing of the kind.
+    Raises UserError, which names the field at `where`, for any other word.
     """
     union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
     kinds = typing.get_args(annotation) if union else (annotation,)
@@ -378,7 +378,7 @@ def parse(word: str, annotation: Any, where: str) -> Any:
 
 
 def _said(word: str, kind: Any) -> Any:
-    """What `word` says as a value of one kind. Raises ValueError where it says none."""
+    """The value that `word` stands for, of one kind. Raises ValueError where it stands for none."""
     if typing.get_origin(kind) is tuple:
         items = word.strip("()[] ").replace(" ", ",").split(",")
         return tuple(_said(item, typing.get_args(kind)[0]) for item in items if item)
@@ -404,6 +404,6 @@ def _kind_name(kind: Any) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """ ": did you mean X?" of the name nearest to `word`, empty where there is none."""
+    """The clause ": did you mean X?" with the name nearest to `word`; empty where no name is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f": did you mean {near[0]}?" if near else ""

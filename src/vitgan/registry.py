@@ -1,4 +1,4 @@
-"""The parts of a run by name: the package's own, and those that anybody writes in a file of their own.
+"""The registry of parts, by name: the package's own, and those that users write in files of their own.
 
 A part is a class of options, a frozen keyword-only dataclass, with `@vitgan.register` over it. Its name on
 the command line is the class's in lower case with hyphens, `LeastSquares` is `least-squares`. Nothing here
@@ -44,20 +44,20 @@ Class = TypeVar("Class", bound=type)
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One class that can be picked by name."""
+    """A registered class, which recipes and the command line can pick by its name."""
 
     kinds: tuple[Kind, ...]
-    """What it can be; both networks where its `build` does not say which it makes."""
+    """What the class can be used as: one kind, or both networks where its `build` does not say which."""
     name: str
-    """On the command line."""
+    """The name by which the command line picks it."""
     cls: type
-    """The dataclass of its options."""
+    """The class itself, a dataclass whose fields are the options of the part."""
     module: str | None
-    """What `--use` takes to have it; None for the package's own."""
+    """The file or module that `--use` takes to register it; None for the package's own."""
 
     @property
     def summary(self) -> str:
-        """The first line of its docstring."""
+        """The first line of the class's docstring, empty where it has none."""
         text = inspect.getdoc(self.cls) or ""
         return "" if text.startswith(f"{self.cls.__name__}(") else text.partition("\n")[0]
 
@@ -72,15 +72,15 @@ def register(cls: Class) -> Class: ...
 @typing.overload
 def register(*, kind: Kind | None = None, name: str | None = None) -> Callable[[Class], Class]: ...
 def register(cls: Any = None, *, kind: Kind | None = None, name: str | None = None) -> Any:
-    """Make a class a part that recipes and the command line know by name.
+    """Register a class as a part that recipes and the command line know by name.
 
-    It stands over a frozen, keyword-only dataclass, bare or with a `kind` and a `name`. The kind is known by
-    what the class defines: a loss `discriminator(real, fake)` and `generator(real, fake)`; a term
-    `losses(seen)`; a network `build(*, resolution, channels, classes)`; an augmentation `__call__(images,
-    rng)`; a source `open()`; a metric `measure(real, fake)`; a logger `start(folder, ...)`. A class of the
-    same name and module that was registered before is replaced, as when a notebook's cell is run again.
-    Raises UserError where the class is no such dataclass, its kind cannot be told, or the name is one of the
-    package's own.
+    The decorator is put over a frozen, keyword-only dataclass, bare or called with a `kind` and a `name`.
+    Without `kind` it is found from what the class defines: a loss `discriminator(real, fake)` and
+    `generator(real, fake)`; a term `losses(seen)`; a network `build(*, resolution, channels, classes)`; an
+    augmentation `__call__(images, rng)`; a source `open()`; a metric `measure(real, fake)`; a logger
+    `start(folder, ...)`. A class of the same name and module that was registered before is replaced, as when
+    a notebook's cell is run again. Raises UserError where the class is no such dataclass, its kind cannot be
+    told, or the name is one of the package's own.
     """
     if cls is None:
         return lambda given: _register(given, kind, name)
@@ -119,7 +119,7 @@ def name_of(cls: type) -> str:
 
 
 def _kinds_of(cls: type) -> tuple[Kind, ...]:
-    """What the methods of a class make it."""
+    """The kinds of a class, found from its methods. Raises UserError where they tell none."""
     has = lambda *names: all(callable(getattr(cls, name, None)) for name in names)  # noqa: E731
     if has("discriminator", "generator"):
         return ("loss",)
@@ -137,10 +137,10 @@ def _kinds_of(cls: type) -> tuple[Kind, ...]:
 
 
 def _networks(cls: Any) -> tuple[Kind, ...]:
-    """Of the two networks the one that `build` is annotated to return, else both."""
+    """The kind of a network, by the class that its `build` is annotated to return; both kinds without one."""
     try:
         made = typing.get_type_hints(cls.build).get("return")
-    except NameError:  # of an annotation that names what is defined further down
+    except NameError:  # the annotation names a class that is defined further down
         module = sys.modules.get(cls.__module__)
         made = getattr(module, str(cls.build.__annotations__.get("return", "")), None)
     names = {
@@ -151,21 +151,21 @@ def _networks(cls: Any) -> tuple[Kind, ...]:
 
 
 def parts(kind: Kind) -> list[Part]:
-    """All parts of a kind that are known: the package's own, then others; sorted by name."""
+    """All registered parts of a kind: the package's own, then others, each sorted by name."""
     _load(kind)
     own = [part for part in _parts if kind in part.kinds]
     return sorted(own, key=lambda part: (part.module is not None, part.name))
 
 
 def names(kind: Kind) -> list[str]:
-    """The names of `parts`."""
+    """The names of all registered parts of a kind, in the order of `parts`."""
     return [part.name for part in parts(kind)]
 
 
 def get(kind: Kind, name: str) -> type:
-    """The class that is called `name`; hyphens and case do not matter.
+    """The class of the part called `name`, whatever its hyphens and case.
 
-    Raises UserError, with the names there are, for any other.
+    Raises UserError, with the names that there are, where none is called so.
     """
     found = _named(kind, name)
     if found is None and _announced():
@@ -179,7 +179,11 @@ def get(kind: Kind, name: str) -> type:
 
 
 def find(kind: Kind, type_name: str, module: str | None) -> type | None:
-    """The class whose name was written as `type_name`, of the package (`module` None) or of `--use`."""
+    """The class of a part that JSON names by its class and module; `module` is None for the package's own.
+
+    A class of the same name from another file or module of --use is taken where that one has none. None where
+    there is neither.
+    """
     for attempt in range(2):
         same = [
             p for p in parts(kind) if p.cls.__name__ == type_name and (p.module is None) == (module is None)
@@ -193,7 +197,7 @@ def find(kind: Kind, type_name: str, module: str | None) -> type | None:
 
 
 def of(cls: type) -> Part | None:
-    """The entry of a class; None where it is not registered."""
+    """The part that a class was registered as; None where it was not."""
     return next((part for part in _parts if part.cls is cls), None)
 
 
@@ -235,7 +239,7 @@ def _load(kind: Kind) -> None:
 
 
 def _announced() -> bool:
-    """Import what installed packages announce, once; whether there was anything new."""
+    """Import the modules that installed packages announce, once; returns whether there were any."""
     if ENTRY_POINTS in _loaded:
         return False
     _loaded.add(ENTRY_POINTS)
@@ -254,7 +258,7 @@ def _announced() -> bool:
 
 @contextmanager
 def _named_as(word: str) -> Iterator[None]:
-    """Within it classes are registered as what `--use WORD` gives."""
+    """A context within which classes are registered with `word` as their `Part.module`."""
     _using.append(word)
     try:
         yield
@@ -292,7 +296,7 @@ def _import_file(path: Path) -> None:
 
 
 def _where(error: Exception) -> str:
-    """The error in one clause, with the line of the user's file that it comes from."""
+    """An error as a clause, with the line of the user's file that it was raised in."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip(".")
     if isinstance(error, SyntaxError):
         return f"{text}"

@@ -239,7 +239,7 @@ def test_a_search_that_is_interrupted_leaves_the_generator_as_it_was(generator: 
     [
         ("interpolate", "vitgan.latent.walk"),
         ("project", "vitgan.latent.project"),
-        ("directions", "vitgan.latent.films.principal_components"),
+        ("directions", "vitgan.latent.directions.principal_components"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused_before_the_work(
@@ -262,7 +262,7 @@ def test_a_film_that_fails_leaves_no_half_of_it(
         yield
         raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr("vitgan.latent.films._writer", lambda: writer)
+    monkeypatch.setattr("vitgan.latent.interpolation._writer", lambda: writer)
     out = tmp_path / "films" / "walk.mp4"
     said = refused(main(["interpolate", str(run), "--frames", "3", "--out", str(out)]))
     assert "No space left on device" in said

@@ -287,39 +287,37 @@ def test_a_run_that_is_none_is_refused_before_anything_is_served(tmp_path: Path,
     assert "is not a run folder" in refused(main(["explore", str(tmp_path / "none" / "x")]))
 
 
-def test_the_shelf_loads_a_run_anew_when_it_has_saved(
-    tiny_train: Command, tmp_path: Path, no_curves: None
-) -> None:
+def test_a_run_is_loaded_anew_when_it_has_saved(tiny_train: Command, tmp_path: Path, no_curves: None) -> None:
     del no_curves
-    from vitgan.explore.shelf import Shelf
+    from vitgan.explore.models import ModelCache
 
     assert tiny_train(tmp_path / "one", "--images", "8") == 0
     (tmp_path / "other").mkdir()
-    shelf = Shelf(tmp_path, None)
-    assert shelf.names() == ["one", "digits"]
-    before = shelf.model("one")
-    assert shelf.model("one") is before
+    models = ModelCache(tmp_path, None)
+    assert models.names() == ["one", "digits"]
+    before = models.get("one")
+    assert models.get("one") is before
     assert tiny_train(tmp_path / "one", "--images", "16") == 0
-    after = shelf.model("one")
+    after = models.get("one")
     assert after is not before
     assert not torch.equal(after.generator.sample(1), before.generator.sample(1))
     with pytest.raises(UserError):
-        shelf.model("none")
+        models.get("none")
 
 
 def test_a_run_called_as_the_packages_own_hides_neither(
     tiny_train: Command, tmp_path: Path, no_curves: None
 ) -> None:
     del no_curves
-    from vitgan.explore.shelf import Shelf
+    from vitgan.explore.models import ModelCache
 
     assert tiny_train(tmp_path / "digits", "--images", "4") == 0
-    shelf = Shelf(tmp_path, None)
-    assert shelf.names() == ["digits", "digits (of the package)"]
-    assert shelf.model("digits").discriminator is not None
-    assert shelf.model("digits (of the package)").discriminator is None
+    models = ModelCache(tmp_path, None)
+    assert models.names() == ["digits", "digits (of the package)"]
+    assert models.get("digits").discriminator is not None
+    assert models.get("digits (of the package)").discriminator is None
     given = str(tmp_path / "digits")
-    assert Shelf(tmp_path, given).names() == [given, "digits"]
+    assert ModelCache(tmp_path, given).names() == [given, "digits"]
 
 
 def test_a_large_picture_is_kept_smaller_and_upright() -> None:
@@ -341,15 +339,15 @@ def test_a_large_picture_is_kept_smaller_and_upright() -> None:
 
 
 def test_pictures_show_patches_and_where_attention_lies() -> None:
-    from vitgan.explore.shown import class_attention, heat, patch_grid, picture
+    from vitgan.explore.images import attention_heatmap, class_attention, patch_grid, to_pillow
 
     image = torch.full((1, 8, 8), 100, dtype=torch.uint8)
-    assert picture(image).size == (8, 8)
+    assert to_pillow(image).size == (8, 8)
     maps = torch.zeros(2, 5, 5)
     maps[0, 0, 1], maps[1, 0, 4] = 1.0, 1.0
     assert class_attention(maps, 0).tolist() == [1, 0, 0, 0]
     assert class_attention(maps, None).tolist() == [0.5, 0, 0, 0.5]
-    shown = np.asarray(heat(image, class_attention(maps, 1)).convert("L")).astype(int)
+    shown = np.asarray(attention_heatmap(image, class_attention(maps, 1)).convert("L")).astype(int)
     assert shown[300, 300] > 2 * shown[20, 20]
     grid = patch_grid(image, 4, 2)
     assert grid.getpixel((192, 10)) == (255, 64, 64)

@@ -15,7 +15,7 @@ import vitgan
 from vitgan.cli import main
 from vitgan.errors import UserError
 from vitgan.latent import edited, factorised, principal_components
-from vitgan.latent.films import latent_of
+from vitgan.latent.interpolation import latent_of
 from vitgan.models import Generator
 
 Command = Callable[..., int]

@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print the table. Raises UserError on a user's mistake."""
+    """Measure and print the table; returns the exit code 0. Raises UserError on a user's mistake."""
     for name in ("batch", "threads", "steps"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _parts(given: str | None) -> tuple[str, ...]:
+    """The parts that --parts names, in the order of PARTS; all without it. Raises UserError for others."""
     if given is None:
         return PARTS
     words = [word.strip() for word in given.split(",") if word.strip()]
@@ -96,7 +97,7 @@ def _settings(options: argparse.Namespace, parts: tuple[str, ...]) -> "Settings"
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command line that gave these options."""
+    """The command line that gives these options, for the report."""
     flags = ("recipe", "batch", "precision", "device", "threads", "data", "parts", "steps", "json")
     given = [(f"--{flag}", getattr(options, flag)) for flag in flags]
     words = [str(word) for flag, value in given if value is not None for word in (flag, value)]

@@ -1,4 +1,4 @@
-"""`vitgan completion`: what a shell needs to complete commands, options, their choices, recipes and files."""
+"""`vitgan completion`: a script by which a shell completes commands, options, recipes and files."""
 
 import argparse
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   vitgan completion zsh > ~/.zfunc/_vitgan          (fpath+=~/.zfunc, compinit)
   vitgan completion fish > ~/.config/fish/completions/vitgan.fish
 """
-FILES = ("SOURCE", "PATH", "IMAGE", "JSON", "OUT")  # arguments by their names in the help
+FILES = ("SOURCE", "PATH", "IMAGE", "JSON", "OUT")  # arguments that are files, by their names in the help
 FOLDERS = ("DIR",)
 PARTS: dict[str, registry.Kind] = {
     "generator": "generator",
@@ -27,12 +27,12 @@ PARTS: dict[str, registry.Kind] = {
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Print the completion script of a shell; returns the exit code 0."""
     import shtab
 
     from vitgan.cli import build_parser
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """To `vitgan train`: --PART.FIELD of the default recipe, which the parser itself passes on."""
+    """Add --PART.FIELD of the default recipe to the parser of `vitgan train`, which lacks these flags."""
     from vitgan.recipes.settings import flags
 
     train = compat.commands_of(parser)["train"]
@@ -70,7 +70,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _runs() -> dict[str, Any]:
-    """What shtab completes RUN by: the package's generators, and files."""
+    """How shtab completes an argument RUN in each shell: by the package's generators, and files."""
     from vitgan.sharing.hub import PACKAGED
 
     own = " ".join(PACKAGED)
@@ -86,7 +86,7 @@ def _runs() -> dict[str, Any]:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """All arguments of the parser and of its commands."""
+    """All arguments of a parser and of its commands."""
     for action in compat.actions_of(parser):
         yield action
         for command in compat.commands_of(action).values():

@@ -1,4 +1,4 @@
-"""`vitgan data`: say what is in a source of images, or pack it."""
+"""`vitgan data`: say what is in a source of images (`info`), or pack it into a few large files (`pack`)."""
 
 import argparse
 import contextlib
@@ -35,11 +35,11 @@ PACK_EXAMPLES = """examples:
   vitgan data pack FOLDER packed --resolution 64
   vitgan data pack IMAGES.zip packed --channels 1 --workers 8 --quiet
 """
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where no bar can be drawn
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     actions = parser.add_subparsers(required=True, metavar="WHAT", dest="what")
     text = "say how many images and classes a source has, and which files cannot be read"
     info = actions.add_parser("info", help=text, description=_sentence(text), epilog=INFO_EXAMPLES)
@@ -62,11 +62,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _sentence(text: str) -> str:
+    """The summary of a command as a sentence, in lines of a help."""
     return textwrap.fill(f"{text[0].upper()}{text[1:]}.", 79)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Run `data info` or `data pack`; returns the exit code 0. Raises UserError on a user's mistake."""
     return _pack(options) if options.what == "pack" else _info(options)
 
 
@@ -74,7 +75,7 @@ def _info(options: argparse.Namespace) -> int:
     from vitgan.data import DataOptions, describe, open_source
     from vitgan.data.packed.reader import PackedSource
 
-    log_from(logging.ERROR)  # the unreadable are in the answer
+    log_from(logging.ERROR)  # unreadable files are part of the answer
     source = open_source(options.source)
     if isinstance(source, PackedSource):
         return _packed_info(options, source)
@@ -98,7 +99,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _first_size(source: "Source") -> tuple[int, int] | None:
-    """Width and height of the first picture that can be opened."""
+    """Width and height in pixels of the first picture that can be opened; None where none can."""
     for index in range(len(source)):
         with contextlib.suppress(Exception):  # decoders raise almost anything on damaged data
             return source.picture(index).size
@@ -140,6 +141,7 @@ def _packed_info(options: argparse.Namespace, source: "PackedSource") -> int:
 
 
 def _verdict(damaged: list[str]) -> str:
+    """The result of --verify as text."""
     if not damaged:
         return "every file is whole"
     return f"{counted(len(damaged), 'file')} {'is' if len(damaged) == 1 else 'are'} damaged"
@@ -173,7 +175,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _first_side(source: "Source", options: argparse.Namespace) -> int:
-    """The shorter side of the first readable image."""
+    """The shorter side of the first readable image in pixels, which is printed. Raises UserError for none."""
     from vitgan.data.packed.index import MAX_SIDE
     from vitgan.data.transforms import MIN_SIDE
 
@@ -191,7 +193,7 @@ def _first_side(source: "Source", options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Within it SIGTERM does what Ctrl-C does."""
+    """A context within which SIGTERM raises KeyboardInterrupt, as Ctrl-C does; in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -207,7 +209,7 @@ def _interrupt(*_signal: Any) -> NoReturn:
 
 
 class _Progress:
-    """How far a packing is: a bar on a terminal, else a plain line every 10 seconds."""
+    """The progress of packing `total` images: a bar on a terminal, else a plain line every 10 seconds."""
 
     def __init__(self, total: int, quiet: bool) -> None:
         from tqdm import tqdm

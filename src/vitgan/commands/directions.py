@@ -1,4 +1,4 @@
-"""`vitgan directions`: what changes along the directions of the latent space."""
+"""`vitgan directions`: find directions of the latent space and show what changes along them."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
     parser.add_argument("--count", type=int, default=6, metavar="N", help="directions of each kind (6)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the images that move (0)")
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Find the directions and write strips and vectors; returns the exit code 0."""
     if not 1 <= options.count <= 100:
         raise UserError(f"--count must be from 1 to 100, not {options.count}.")
     if not 0 < options.reach <= 100:
@@ -35,12 +35,14 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--seed must be at least 0, and less than 2^63.")
     from vitgan import load
     from vitgan.engine.train import choose_device
-    from vitgan.latent.films import write_directions
+    from vitgan.latent.directions import write_directions
     from vitgan.sharing import find
 
     device = choose_device(options.device)
     folder = find(options.run)
-    own = options.out is None and folder != Path(options.run).expanduser()  # of the package or the Hub
+    own = (
+        options.out is None and folder != Path(options.run).expanduser()
+    )  # of the package or the Hub, whose folder is not the user's
     out = options.out or (Path("directions") if own else folder / "directions")
     chosen = {name: getattr(options, name) for name in ("count", "seed", "reach", "label")}
     written = write_directions(load(options.run).to(device), out, **chosen)

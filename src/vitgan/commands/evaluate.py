@@ -1,4 +1,4 @@
-"""`vitgan evaluate`: a run's or a folder's generated images against real ones."""
+"""`vitgan evaluate`: measure the images of a run or a folder against real ones."""
 
 import argparse
 from dataclasses import replace
@@ -32,7 +32,13 @@ EPILOG = (
 
 
 class Compared(NamedTuple):
-    """The real set, how it was brought to size, and what is measured: a generator, or images (M, C, R, R)."""
+    """What is compared.
+
+    Attributes
+        real: the real images.
+        resize: how they were brought to size, for the protocol; None where they are those of the training.
+        generated: a generator, or images uint8 (M, C, R, R).
+    """
 
     real: "ImageSet"
     resize: str | None
@@ -69,7 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print the numbers and their protocol. Raises UserError, in one sentence."""
+    """Measure and print the numbers and their protocol; returns the exit code 0."""
     if options.count is not None and options.count < 1:
         raise UserError(f"--count must be at least 1, not {options.count}.")
     if not 0 <= options.seed < 2**63:
@@ -152,7 +158,7 @@ def _open_run(path: Path, options: argparse.Namespace) -> Compared:
 
 
 def _open_images(options: argparse.Namespace) -> Compared:
-    """Two sets of pictures: grey where all of both are, else RGB."""
+    """Two sets of pictures, compared in grey where all pictures of both are grey, else in RGB."""
     from vitgan.data import DataOptions
     from vitgan.metrics.evaluator import shown, survey
 
@@ -170,7 +176,7 @@ def _open_images(options: argparse.Namespace) -> Compared:
 
 
 def _drawn(images: "ImageSet", options: argparse.Namespace) -> "Tensor":
-    """The generated images that are measured: all up to --count or 50,000, else a choice by the seed."""
+    """The generated images that are measured: all of them, or a random choice of --count or 50,000."""
     from vitgan.metrics.protocol import MOST
     from vitgan.metrics.statistics import chosen
 
@@ -191,11 +197,11 @@ def _untouched(side: int) -> str:
 
 
 def _text(evaluation: "Evaluation") -> str:
-    """Numbers, then the protocol, one a line; very many classes are left to --json."""
+    """The numbers and then the protocol, one a line, without the shares of more than 20 classes."""
     shares = [name for name in evaluation.metrics if name.startswith("class_share_")]
     hidden = set(shares) if len(shares) > SHOWN_CLASSES else set()
     numbers = {name: f"{value:.6g}" for name, value in evaluation.metrics.items() if name not in hidden}
     facts = evaluation.protocol.to_dict()
     facts.update(facts.pop("settings"))
-    lines = aligned({**numbers, **facts}).splitlines()
+    lines = aligned({name: str(value) for name, value in (numbers | facts).items()}).splitlines()
     return "\n".join([*lines[: len(numbers)], "", "protocol", *lines[len(numbers) :]])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vitgan.errors import UserError
 
-PORTS = range(7860, 7900)
+PORTS = range(7860, 7900)  # tried in turn where --port is not given
 SUMMARY = "look at trained runs on a local web page"
 EXAMPLES = """examples:
   vitgan explore                        every run in runs/, and digits
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", nargs="?", help="as for `vitgan sample` (the runs of --runs)")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="a folder of runs (runs)"
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until it is interrupted; returns the exit code."""
+    """Serve the page until the process is interrupted. Raises UserError on a user's mistake."""
     if options.port is not None and not 0 < options.port < 2**16:
         raise UserError(f"--port must be from 1 to 65535, not {options.port}.")
     from vitgan.engine.run_folder import load_generator
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def free_port(host: str, port: int | None) -> int:
-    """`port`, or the first free one from 7860 on. Raises UserError where there is none."""
+    """`port` if it is free, or for None the first free one from 7860 on. Raises UserError where none is."""
     reason = ""
     for candidate in PORTS if port is None else (port,):
         with socket.socket() as asked:
@@ -57,7 +57,7 @@ def free_port(host: str, port: int | None) -> int:
             try:
                 asked.bind((host, candidate))
                 return candidate
-            except (OSError, UnicodeError) as error:  # a host may be no name
+            except (OSError, UnicodeError) as error:  # UnicodeError: the host is no valid name
                 reason = getattr(error, "strerror", None) or str(error)
     where = f"Port {port}" if port is not None else f"Every port from {PORTS.start} to {PORTS.stop - 1}"
     raise UserError(f"{where} of {host} cannot be used ({reason}): give another with --port.")

@@ -1,4 +1,4 @@
-"""`vitgan export`: a run's generator for others."""
+"""`vitgan export`: write a run's generator as a folder or an ONNX file."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "run",
         metavar="RUN",
@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Write the export and say what it is; returns the exit code 0. Raises UserError on a user's mistake."""
     from vitgan.engine.run_folder import read_generator
     from vitgan.sharing import export_folder, find
 

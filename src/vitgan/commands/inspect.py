@@ -1,4 +1,4 @@
-"""`vitgan inspect RUN`: what a run's networks are like inside."""
+"""`vitgan inspect`: spectra, Lipschitz bounds, attention and rank of a run's networks."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Declare the arguments."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--data", metavar="SOURCE", help="real images (those of the run)")
     parser.add_argument(
@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table and write the files. Raises UserError on a user's mistake."""
+    """Print the table and write the files; returns the exit code 0. Raises UserError on a user's mistake."""
     if options.count < 1:
         raise UserError(f"--count must be at least 1, not {options.count}.")
     if not 0 <= options.seed < 2**63:

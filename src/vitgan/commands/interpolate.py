@@ -1,4 +1,4 @@
-"""`vitgan interpolate`: a walk through the latent space."""
+"""`vitgan interpolate`: a film of a walk through the latent space."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 0], metavar="S", help="(0 1 2 0)")
     parser.add_argument("--frames", type=int, default=96, metavar="N", help="in all (96)")
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Write the film strip, GIF or film; returns the exit code 0. Raises UserError on a user's mistake."""
     if not 1 <= options.fps <= 240:
         raise UserError(f"--fps must be from 1 to 240, not {options.fps}.")
     if not 2 <= options.frames <= 100_000:
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.train import choose_device
     from vitgan.latent import save_frames, walk
-    from vitgan.latent.films import check_path
+    from vitgan.latent.interpolation import check_path
 
     check_path(options.out)
     device = choose_device(options.device)

@@ -1,4 +1,4 @@
-"""`vitgan list`: the recipes, and the rows of the tables."""
+"""`vitgan list`: list the recipes, the rows of the tables, and the parts that recipes are made of."""
 
 import argparse
 
@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     add_output(parser, quiet=False)
     parser.add_argument(
         "--parts",
@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one line a recipe, one a row; returns the exit code."""
+    """Print a line for each recipe and each row of a table; returns the exit code 0."""
     if options.parts:
         return _parts(options)
     if options.json:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _parts(options: argparse.Namespace) -> int:
-    """Print the parts by kind; returns the exit code."""
+    """Print the parts by kind; returns the exit code 0."""
     found = {kind: {part.name: part.summary for part in registry.parts(kind)} for kind in registry.KINDS}
     if options.json:
         print(json_of(found))

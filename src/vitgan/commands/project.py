@@ -1,4 +1,4 @@
-"""`vitgan project`: a picture into the latent space."""
+"""`vitgan project`: find the latent whose image is nearest to a picture."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="as for `vitgan sample`")
     parser.add_argument("image", metavar="IMAGE", type=Path, help="any picture; its centre square is used")
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the search (300)")
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Search for the nearest image and write it; returns the exit code 0."""
     if not 1 <= options.steps <= 100_000:
         raise UserError(f"--steps must be from 1 to 100,000, not {options.steps}.")
     if not 0 <= options.seed < 2**63:
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.train import choose_device
     from vitgan.latent import project, read_picture
-    from vitgan.latent.films import label_of
+    from vitgan.latent.interpolation import label_of
 
     device = choose_device(options.device)
     generator = load(options.run).to(device)
@@ -71,7 +71,7 @@ def _bar(steps: int):
 
 
 def _write(out: Path, picture, found) -> None:
-    """`both.png`, the picture beside what was found; `found.png`; `w.npy`."""
+    """Write `both.png` (the picture beside the nearest image), `found.png` (that alone) and `w.npy`."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""`vitgan push`: a run's generator to the Hugging Face Hub."""
+"""`vitgan push`: upload a run's generator to the Hugging Face Hub."""
 
 import argparse
 
@@ -12,7 +12,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     parser.add_argument("identity", metavar="ID", help="USER/NAME on the Hub")
     parser.add_argument("--private", action="store_true", help="if it is new, for nobody else to see")
@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Upload the generator and print its address; returns the exit code 0."""
     from vitgan.sharing.export import push
 
     address = push(options.run, options.identity, private=options.private, license_id=options.license)

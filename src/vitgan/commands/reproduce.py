@@ -1,4 +1,4 @@
-"""`vitgan reproduce TABLE`: the deck's tables, every row trained and measured alike."""
+"""`vitgan reproduce`: train and measure every row of a table of the seminar deck alike."""
 
 import argparse
 import sys
@@ -46,7 +46,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make the table. Raises UserError on a user's mistake."""
+    """Make the table; returns the exit code.
+
+    It is 1 where a row ended in an error and 130 after an interrupt. Raises UserError on a user's mistake.
+    """
     if options.list:
         return _list(options)
     from vitgan.metrics.protocol import parse_metrics

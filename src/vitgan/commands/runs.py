@@ -1,4 +1,4 @@
-"""`vitgan runs`: what has been trained, and what is being trained."""
+"""`vitgan runs`: list the runs of a folder with their state."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "folder",
         metavar="DIR",
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Print the table of runs; returns the exit code 0."""
     from vitgan.engine.run_folder import overview
 
     found = overview(options.folder)
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _text(value: object) -> str:
-    """On one line, whatever characters a recipe or a folder's name has."""
+    """A cell of the table; characters that cannot be printed, such as line feeds, become question marks."""
     if value is None:
         return "-"
     text = f"{value:,}" if isinstance(value, int) else str(value)

@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "run",
         metavar="RUN",
@@ -46,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Draw the images and write them; returns the exit code 0. Raises UserError on a user's mistake."""
     if options.count < 1:
         raise UserError(f"--count must be at least 1, not {options.count}.")
     if not 0 <= options.truncation <= 1:

@@ -1,4 +1,4 @@
-"""`vitgan train`: train a recipe, or go on training it."""
+"""`vitgan train`: train a recipe, or resume its training."""
 
 import argparse
 import os
@@ -36,7 +36,7 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `vitgan list` (mnist)")
     parser.add_argument(
         "--data",
@@ -76,7 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does it; returns the exit code."""
+    """Train, or print settings or the dry run's findings; returns the exit code, 130 after an interrupt."""
     recipe = _recipe(options)
     if options.explain:
         options.parser.print_help()
@@ -96,7 +96,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _recipe(options: argparse.Namespace) -> "RunRecipe":
-    """The recipe of that name with the file's settings, then the parts and the settings of the command."""
+    """The recipe that the command line names, with its settings.
+
+    Those of --config come first, then the parts by name, then single settings; a later one wins.
+    """
     settings: dict[str, Any] = {}
     if options.config is not None:
         from vitgan.recipes.settings import read_settings
@@ -116,7 +119,7 @@ def _recipe(options: argparse.Namespace) -> "RunRecipe":
         "--training.on-nan": options.on_nan,
     }
     if options.images is not None and options.minutes is None:
-        given["--training.minutes"] = "None"  # the recipe's own end would come in between
+        given["--training.minutes"] = "None"  # else the recipe's own limit might come first
     if options.minutes is not None and options.images is None:
         given["--training.images"] = "None"
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]

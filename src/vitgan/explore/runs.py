@@ -1,4 +1,4 @@
-"""The tab that shows how a run trains, read anew while it does."""
+"""The tab that shows how a run trains, refreshed every few seconds while it does."""
 
 import html
 import json
@@ -12,16 +12,16 @@ from vitgan.engine.loggers import read_log
 from vitgan.engine.report import panels, settings
 from vitgan.engine.run_folder import facts
 from vitgan.errors import UserError
-from vitgan.explore.shown import shown
-from vitgan.explore.visit import QUICK, Draw, Fitting, Visit, told
+from vitgan.explore.images import image_html
+from vitgan.explore.page import QUICK, Draw, Refresh, Shared, errors_shown
 
-REFRESH = 5.0  # seconds
+REFRESH = 5.0  # seconds between two readings of the run's folder
 CURVES = "display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem"
-LARGE = 640  # pixels that the sample is enlarged to, at most
+LARGE = 640  # pixels: the width that a picture of samples is enlarged to, at most
 
 
-def runs_tab(visit: Visit) -> Fitting:
-    """Curves, samples over time and settings of a run."""
+def runs_tab(shared: Shared) -> Refresh:
+    """The tab "Runs": a run's curves, its samples over time, and its settings."""
     again = gr.Timer(REFRESH)
     before = gr.State(None)
     state = gr.Markdown(elem_id="state")
@@ -32,9 +32,12 @@ def runs_tab(visit: Visit) -> Fitting:
     table = gr.HTML(elem_id="settings", max_height=320)
 
     def read(name: str, when: Any, before: dict[str, Any] | None) -> list[Any]:
-        """What has changed since `before`; the slider goes with the newest sample if it was there."""
+        """Updates of the parts that have changed since `before`, which is what the last call has read.
+
+        A slider that stood at the newest sample moves to one that has come since.
+        """
         try:
-            place = visit.shelf.place(name)
+            place = shared.models.folder_of(name)
         except UserError as error:
             return _nothing(str(error))
         if not (place / "recipe.json").exists():
@@ -60,19 +63,20 @@ def runs_tab(visit: Visit) -> Fitting:
             gr.skip() if len(same) == len(now) else now,
         ]
 
-    asked = [visit.run, when, before]
+    asked = [shared.run, when, before]
     outputs = [state, when, sample, curves, table, before]
-    again.tick(told(read), asked, outputs, **QUICK)
-    when.input(told(read), asked, outputs, trigger_mode="always_last", **QUICK)
-    return Fitting(draws=[Draw(function=read, inputs=asked, outputs=outputs)])
+    again.tick(errors_shown(read), asked, outputs, **QUICK)
+    when.input(errors_shown(read), asked, outputs, trigger_mode="always_last", **QUICK)
+    return Refresh(draws=[Draw(function=read, inputs=asked, outputs=outputs)])
 
 
 def _nothing(reason: str) -> list[Any]:
-    """What is shown of no run."""
+    """What is shown where there is no run to show: the reason, and empty parts."""
     return [reason, gr.Slider(visible=False), "", "", "", None]
 
 
 def _changed(path: Path) -> tuple[int, int]:
+    """A file's time of change in ns and its size in bytes; zeros where it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -81,6 +85,7 @@ def _changed(path: Path) -> tuple[int, int]:
 
 
 def _line(place: Path) -> str:
+    """The run's facts in one line: recipe, data, state, images seen, score."""
     found = facts(place)
     shown_facts = {key: found[key] for key in ("recipe", "data", "state", "images", "score") if found[key]}
     if isinstance(shown_facts.get("images"), int):
@@ -100,8 +105,8 @@ def _sample(files: list[Path], chosen: int) -> str:
     path = files[chosen - 1]
     try:
         with Image.open(path) as image:
-            drawn = shown(image.copy(), f"samples of {path.stem}", LARGE)
-    except OSError as error:  # half there, or gone
+            drawn = image_html(image.copy(), f"samples of {path.stem}", LARGE)
+    except OSError as error:  # half written, or deleted meanwhile
         return f"{html.escape(path.name)} cannot be read ({html.escape(str(error))})."
     return f"<p>At {int(path.stem):,} images</p>{drawn}"
 

@@ -1,7 +1,7 @@
-"""Moving about in the latent space of a trained generator: between seeds, along directions, to a picture."""
+"""The latent space of a trained generator: interpolation, directions, and the projection of pictures."""
 
 from vitgan.latent.directions import Direction, edited, factorised, principal_components
-from vitgan.latent.films import save_frames, walk
+from vitgan.latent.interpolation import save_frames, walk
 from vitgan.latent.projection import Projection, project, read_picture
 
 __all__ = [

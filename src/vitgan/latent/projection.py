@@ -1,6 +1,6 @@
-"""The latent whose image is nearest to a picture, and the picture as the generator's size wants it.
+"""Projection: the search for the latent whose image is nearest to a picture, and the reading of pictures.
 
-Shapes: C channels, R resolution, Z latent size.
+Shapes: B batch, C channels, R resolution.
 """
 
 import math
@@ -19,14 +19,15 @@ from vitgan.data.transforms import UnreadableImage, open_image, read_bounded, re
 from vitgan.errors import UserError
 from vitgan.models import Generator
 
-MOST_BYTES = 2**25
-MOST_SIDE = 2048  # of a picture that is kept to be cropped
+MOST_BYTES = 2**25  # of an encoded picture
+MOST_SIDE = 2048  # pixels, of a picture that is kept to be cropped
 
 
 def read_picture(path: str | Path, generator: Generator) -> Tensor:
-    """uint8 (C, R, R): upright, its centre square, resized. At most 32 MiB and 64 megapixels.
+    """The centre square of a picture file, resized to the generator's images: uint8 (C, R, R).
 
-    Raises UserError, before anything is decoded where size or kind are wrong.
+    The picture is turned upright first. Raises UserError where it is damaged, of an unknown format, or larger
+    than 32 MiB or 64 megapixels; wrong sizes and formats are found before anything is decoded.
     """
     try:
         with Path(path).expanduser().open("rb") as file:
@@ -37,13 +38,16 @@ def read_picture(path: str | Path, generator: Generator) -> Tensor:
 
 
 def picture_of(data: bytes, generator: Generator) -> Tensor:
-    """The same of an encoded picture. Raises UnreadableImage."""
+    """As `read_picture`, of the content of a file. Raises UnreadableImage where that raises UserError."""
     with _decoding(data) as image:
         return _pixels(image, generator)
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """An encoded picture in RGB, upright, reduced to 2,048 pixels a side at most. Raises UnreadableImage."""
+    """The picture in the content of a file: RGB, upright, reduced to at most 2,048 pixels a side.
+
+    Raises UnreadableImage where `read_picture` raises UserError.
+    """
     with _decoding(data) as image:
         picture = to_rgb(image, MOST_SIDE)
         picture.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.LANCZOS)
@@ -62,18 +66,22 @@ def square_box(image: Image.Image, share: float, across: float, down: float) -> 
 
 
 def cropped(image: Image.Image, box: tuple[int, int, int, int], generator: Generator) -> Tensor:
-    """A box (left, top, right, bottom) of a picture as uint8 (C, R, R). Raises UnreadableImage."""
+    """A box (left, top, right, bottom) of a picture, resized to the generator's images: uint8 (C, R, R).
+
+    Raises UnreadableImage where the box has fewer than 2 pixels a side.
+    """
     return _pixels(image.crop(box), generator)
 
 
 def _pixels(image: Image.Image, generator: Generator) -> Tensor:
+    """A picture as uint8 (C, R, R) of the generator's resolution and channels."""
     pixels = to_pixels(image, generator.resolution, generator.channels)
     return torch.from_numpy(pixels.copy())  # they may be Pillow's own, which cannot be written to
 
 
 @contextmanager
 def _decoding(data: bytes) -> Iterator[Image.Image]:
-    """The encoded picture, opened; whatever is wrong with it is an UnreadableImage."""
+    """A context with the opened picture, in which whatever decoding raises becomes UnreadableImage."""
     if len(data) > MOST_BYTES:
         raise UnreadableImage(f"it is larger than {MOST_BYTES // 2**20} MiB")
     with quiet_decoding():
@@ -85,20 +93,20 @@ def _decoding(data: bytes) -> Iterator[Image.Image]:
             raise UnreadableImage(f"it is damaged ({reason(error)})") from error
 
 
-CANDIDATES, KEPT = 1024, 4
+CANDIDATES, KEPT = 1024, 4  # random latents that are tried, and the nearest ones that are optimised
 LEARNING_RATE = 0.1  # in standard deviations of w
-PULL = 1e-3  # weight of the squared distance from the mean of w, in its deviations
+PULL = 1e-3  # weight of the squared distance from the mean of w, in standard deviations of w
 Progress = Callable[[int, int, float], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """What was found.
+    """What a search has found.
 
     Attributes
-        w: (1, ...), of the nearest image of all steps.
+        w: latent (1, ...) of the nearest image of all steps.
         image: that image, float (1, C, R, R) in [-1, 1].
-        losses: of the best candidate, step by step.
+        losses: `distance` of the nearest candidate at each step so far.
     """
 
     w: Tensor
@@ -107,7 +115,7 @@ class Projection:
 
     @property
     def difference(self) -> float:
-        """The `distance` of the image."""
+        """The `distance` of `image` from the picture, a mean squared difference; 0 where they are equal."""
         return min(self.losses)
 
 
@@ -120,9 +128,10 @@ def project(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Projection:
-    """The last of `searching`; `progress(step, steps, loss)` is called at every step and ends it by False.
+    """Search for the latent whose image is nearest to a picture; returns what `searching` yields last.
 
-    Raises UserError as that does, and what `progress` raises.
+    `progress(step, steps, loss)` is called after every step and ends the search by returning False. Raises
+    UserError as `searching` does, and whatever `progress` raises.
     """
     found = None
     for found in searching(generator, picture, steps=steps, label=label, seed=seed):
@@ -135,11 +144,12 @@ def project(
 def searching(
     generator: Generator, picture: Tensor, *, steps: int, label: Tensor | None = None, seed: int = 0
 ) -> Iterator[Projection]:
-    """From the best of 1,024 random w's on, by Adam; `picture` is uint8 (C, R, R), `label` (1,) or None.
+    """Search for the w nearest to a picture, uint8 (C, R, R), and yield what is found so far after each step.
 
-    Gives what is found, step by step. The loss is `distance`, and a pull toward the mean of w that keeps it
-    where images are. No network that would have to be downloaded takes part. `seed` draws the random w's.
-    Raises UserError for another picture, or less than one step.
+    Adam begins from the nearest of 1,024 random w's, which `seed` draws; `label` (1,) is their class, or
+    None. The loss is `distance` and a pull towards the mean of w, which keeps w where the generator was
+    trained. No perceptual network takes part, as it would have to be downloaded. Raises UserError for a
+    picture of another shape or dtype, or less than one step.
     """
     target = _target(generator, picture, steps)
     start, mean, deviation = _start(generator, target, label, seed)
@@ -164,9 +174,10 @@ def searching(
 
 
 def distance(images: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of (B, C, R, R) from (1, C, R, R), averaged over scales of half the size: (B,).
+    """The mean squared difference (B,) of images (B, C, R, R) from a target (1, C, R, R), over all scales.
 
-    Coarse scales tell where to go while the fine ones do not match yet.
+    It is the mean over the images themselves and their halvings down to a side of 2 or 3 pixels: coarse
+    scales have a useful gradient while the fine ones do not match yet.
     """
     losses = []
     while True:
@@ -177,7 +188,10 @@ def distance(images: Tensor, target: Tensor) -> Tensor:
 
 
 def _target(generator: Generator, picture: Tensor, steps: int) -> Tensor:
-    """The picture as a generator gives it: (1, C, R, R) in [-1, 1]."""
+    """The picture, uint8 (C, R, R), in the form of the generator's output: float (1, C, R, R) in [-1, 1].
+
+    Raises UserError for another shape or dtype, or fewer than one of `steps`.
+    """
     shape = (generator.channels, generator.resolution, generator.resolution)
     if picture.dtype != torch.uint8 or picture.shape != shape:
         raise UserError(
@@ -194,7 +208,7 @@ def _target(generator: Generator, picture: Tensor, steps: int) -> Tensor:
 def _start(
     generator: Generator, target: Tensor, label: Tensor | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best random w's (B, ...), and mean and standard deviation of w."""
+    """The random w's (4, ...) nearest to the target, and the mean and standard deviation (1, ...) of w."""
     z = generator.latents(CANDIDATES, seed=seed).to(target.device)
     labels = None if label is None else label.expand(CANDIDATES)
     w = generator.mapping(z, labels).float()
@@ -204,5 +218,5 @@ def _start(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Up over the first twentieth, then down as a half cosine."""
+    """The learning rate of a step: a linear warm-up over the first twentieth times a half cosine to zero."""
     return LEARNING_RATE * min(1, 20 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps))

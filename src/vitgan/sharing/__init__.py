@@ -1,4 +1,4 @@
-"""Generators for others: exported folders with a card, ONNX, the Hugging Face Hub, and the package's own."""
+"""Generators for others: exported folders with a model card, ONNX files, the Hugging Face Hub."""
 
 from vitgan.sharing.export import export_folder
 from vitgan.sharing.hub import find

@@ -1,4 +1,4 @@
-"""A run's generator as a folder that stands on its own: weights, configuration, card and samples."""
+"""Export a run's generator as a folder with weights, configuration, model card and samples, and upload it."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from vitgan.models import Generator
 from vitgan.sharing.hub import find, hub_library, is_id, quiet_bars, reason_of
 from vitgan.terminal import markdown_table
 
-CREDITS = {  # of the images, by their source
+CREDITS = {  # sentences about whose the images are, by source
     "digits": (
         'The images are the UCI Machine Learning Repository\'s "Optical Recognition of Handwritten Digits" '
         "(E. Alpaydin, C. Kaynak, CC BY 4.0), as scikit-learn bundles them."
@@ -36,7 +36,11 @@ PROTOCOL = ("features", "real", "reals", "fakes", "resize", "torch_fidelity", "k
 def model_card(
     recipe: Recipe, description: dict[str, Any], generator: Generator, *, license_id: str, place: str
 ) -> str:
-    """Markdown with the header that the Hub reads. `place` is what `vitgan.load` takes."""
+    """The model card: Markdown, with a YAML header for the Hugging Face Hub.
+
+    `description` is that of the checkpoint, with its "evaluation" if there is one. `place` is what the card
+    tells the reader to pass to `vitgan.load`.
+    """
     side, kind = generator.resolution, "grey" if generator.channels == 1 else "RGB"
     header = [
         "library_name: vitgan",
@@ -117,11 +121,11 @@ def export_folder(
 ) -> None:
     """Write the averaged generator of `run` to the folder `out`: `vitgan.load(out)` gives the same images.
 
-    `license_id` is the weights', by default that with which `run` was exported before, or "other".
-    `evaluation` is a file of `vitgan evaluate --json`; without it the run's own last one of this checkpoint
-    is taken. `place` is what the card tells to load, `out` by default. With `hide_folders` the path of the
-    images is written without the folders that lead there. Raises UserError where `run` has no generator,
-    `out` is something else already, or the file or the licence is not what it should be.
+    `license_id` is the licence of the weights, by default the one with which `run` was exported before, or
+    "other". `evaluation` is a file of `vitgan evaluate --json`; without it the last scores are taken that the
+    run has of this checkpoint. `place` is what the card tells the reader to load, `out` by default. With
+    `hide_folders` the path of the training images is cut to its last part. Raises UserError where `run` has
+    no generator, `out` is a file or holds other files, the evaluation cannot be read, or the licence is none.
     """
     folder = find(run)
     generator = load_generator(folder)
@@ -145,7 +149,10 @@ def export_folder(
 
 
 def check_license(license_id: str) -> str:
-    """In the letters of the Hub's ids. Raises UserError where it is none: it goes into the card's header."""
+    """The id of a licence in lower case, as the Hub writes it ("cc-by-4.0").
+
+    Raises UserError where it has other characters than such ids have: it goes into the card's YAML header.
+    """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license_id) is None:
         raise UserError(f"{license_id!r} is no id of a licence: write one as cc-by-4.0 with --license.")
     return license_id.lower()
@@ -161,7 +168,10 @@ def check_out(out: Path) -> None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Protocol and metrics, as `vitgan evaluate --json` writes them. Raises UserError for anything else."""
+    """The protocol and the metrics in a file that `vitgan evaluate --json` has written.
+
+    Raises UserError for any other file.
+    """
     try:
         found = read_json(path)
     except (OSError, ValueError) as error:
@@ -172,7 +182,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
-    """The description, its images named by the last part of their path alone."""
+    """The description with the paths of training and evaluation images cut to their last part."""
     recipe = description["recipe"]
     data = recipe["data"] | {"source": _last_part(recipe["data"]["source"])}
     changed = description | {"recipe": recipe | {"data": data}}
@@ -184,7 +194,7 @@ def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _last_part(source: str) -> str:
-    """The name of a file or folder given by its whole path or from the home; any other source as it is."""
+    """The last part of a source that is an absolute path or begins in a home folder; any other as it is."""
     scheme = "wds:" if source.startswith("wds:") else ""
     path = source.removeprefix(scheme)
     if not (path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()):
@@ -193,7 +203,7 @@ def _last_part(source: str) -> str:
 
 
 def _own_evaluation(folder: Path, description: dict[str, Any]) -> dict[str, Any] | None:
-    """What the checkpoint says of its scores, or the run's log of them does for its image count."""
+    """The scores of a checkpoint: its own, or those that the run's log has at its number of images seen."""
     if "evaluation" in description:
         return description["evaluation"]
     try:
@@ -206,13 +216,14 @@ def _own_evaluation(folder: Path, description: dict[str, Any]) -> dict[str, Any]
     return {"protocol": own[-1]["protocol"], "metrics": own[-1]["metrics"]}
 
 
-HTTP_REFUSED = (401, 403)
+HTTP_REFUSED = (401, 403)  # unauthorised, forbidden
 
 
 def push(run: str | Path, identity: str, *, private: bool, license_id: str | None) -> str:
-    """Export `run` and upload it as `identity`, USER/NAME; the address. Raises UserError where that fails.
+    """Export `run` and upload it to the Hugging Face Hub as `identity`, USER/NAME; returns its address.
 
-    Of the path of the run's images only the last part is published.
+    A new repository is visible to others unless `private`. Of the path of the run's images only the last part
+    is published. Raises UserError where the export or the upload fails.
     """
     if not is_id(identity):
         raise UserError(f"{identity!r} is no id of the Hub: write USER/NAME.")
@@ -234,6 +245,7 @@ def push(run: str | Path, identity: str, *, private: bool, license_id: str | Non
 
 
 def _advice(error: Exception) -> str:
+    """What to do after an upload has failed: log in if it was refused, else try again."""
     answer = getattr(error, "response", None)
     if getattr(answer, "status_code", None) in HTTP_REFUSED or "Token" in type(error).__name__:
         return "log in with `hf auth login`, with a token that may write there"

@@ -1,4 +1,4 @@
-"""What RUN may be, and the Hugging Face Hub: a generator's folder there and back, by huggingface_hub."""
+"""Find a run by what a user wrote for it, and fetch generators from the Hugging Face Hub."""
 
 import contextlib
 import os
@@ -15,27 +15,28 @@ from vitgan.errors import UserError
 from vitgan.io import read_json
 from vitgan.terminal import can_draw
 
-PACKAGED = ("digits",)
+PACKAGED = ("digits",)  # generators that come with the package
 _FILES = (".npy", ".npz", ".zip")  # of images, which a command may take in the place of a run
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def is_id(name: str) -> bool:
-    """Whether it is written as an id of the Hub is, USER/NAME."""
+    """Whether `name` has the form of an id of the Hugging Face Hub, USER/NAME."""
     return _ID.fullmatch(name) is not None
 
 
 def packaged(name: str) -> Path:
-    """The folder of one of PACKAGED."""
+    """The folder of a generator that comes with the package, one of PACKAGED."""
     return Path(str(files("vitgan"))) / "assets" / name
 
 
 def find(run: str | Path) -> Path:
-    """The folder of `run`: itself where it is there; else that of the package, or a copy of the Hub's.
+    """The folder of `run`: a path that exists, a name in PACKAGED, or an id on the Hugging Face Hub.
 
-    The Hub is asked for "hf:USER/NAME", and for "USER/NAME" where there is no folder USER and NAME does not
-    end as a file of images does. Raises UserError where it is asked and has no such generator, and for the
-    home of a user who has none.
+    Any other path is returned as it is, although it does not exist: what reads it says so. The Hub is asked
+    for "hf:USER/NAME", and for "USER/NAME" where there is no folder USER and NAME does not end as a file of
+    images does. Raises UserError where it is asked and has no such generator, and for "~USER" where that user
+    has no home folder.
     """
     name = str(run)
     try:
@@ -49,19 +50,18 @@ def find(run: str | Path) -> Path:
     identity = name.removeprefix("hf:")
     meant = name != identity or not (path.suffix.lower() in _FILES or path.parent.exists())
     if is_id(identity) and meant:
-        from vitgan.sharing.hub import fetch
-
         return fetch(identity)
     return path
 
 
-BARS = "HF_HUB_DISABLE_PROGRESS_BARS"  # the library's own setting
+BARS = "HF_HUB_DISABLE_PROGRESS_BARS"  # huggingface_hub's own variable
 
 
 def fetch(identity: str) -> Path:
-    """A local copy of the generator `identity`, USER/NAME. Raises UserError where there is none.
+    """Download the generator `identity`, USER/NAME, into the Hub's cache, and return its folder there.
 
-    The configuration comes first: the weights of another kind of model are not downloaded.
+    The configuration comes first, so the weights of another kind of model are not downloaded. Raises
+    UserError where it is no generator of this package, or cannot be reached.
     """
     library = hub_library(f"There is no folder {identity}, and to look for it on the Hub")
     try:
@@ -83,6 +83,7 @@ def fetch(identity: str) -> Path:
 
 
 def hub_library(use: str) -> Any:
+    """The library huggingface_hub. Raises UserError, which begins with `use`, where it is not installed."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -94,7 +95,10 @@ def hub_library(use: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_bars() -> Iterator[None]:
-    """Within it the library's progress bars are off where no terminal shows them and nobody asked."""
+    """A context without huggingface_hub's progress bars, where none may be drawn on stderr.
+
+    The variable HF_HUB_DISABLE_PROGRESS_BARS, if it is set, decides instead.
+    """
     from huggingface_hub import utils
 
     if can_draw(sys.stderr) or BARS in os.environ or utils.are_progress_bars_disabled():
@@ -108,6 +112,7 @@ def quiet_bars() -> Iterator[None]:
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether the configuration in a folder says that it is a model of this package."""
     try:
         found = read_json(folder / CONFIG)
     except (OSError, ValueError):
@@ -116,5 +121,6 @@ def _is_ours(folder: Path) -> bool:
 
 
 def reason_of(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters, as a clause without a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return textwrap.shorten(lines[0] if lines else type(error).__name__, 200, placeholder="…").rstrip(".")

@@ -1,4 +1,7 @@
-"""A generator as an ONNX file: z (B, Z) [, labels (B,)] -> images (B, C, R, R) in [-1, 1], any B."""
+"""Export a generator as an ONNX file, and compare what it computes with torch.
+
+Shapes: B batch, Z latent size, C channels, R resolution.
+"""
 
 import contextlib
 import copy
@@ -18,11 +21,13 @@ from vitgan.io import replacing
 from vitgan.models import Generator
 
 OPSET = 20
-MOST_DIFFERENCE = 1e-4
+MOST_DIFFERENCE = 1e-4  # between the images of torch and onnxruntime, which lie in [-1, 1]
 MOST_BATCH = 2**16
 
 
 class _Whole(nn.Module):
+    """The generator with z and labels as its only arguments, which torch.export asks for."""
+
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
@@ -32,7 +37,7 @@ class _Whole(nn.Module):
 
 
 def exported_program(generator: Generator) -> torch.export.ExportedProgram:
-    """The generator by torch.export, in eval mode, of any number of latents up to MOST_BATCH."""
+    """The generator as torch.export's graph, in eval mode, for any batch from 1 to 65,536."""
     generator = _frozen(generator)
     count = torch.export.Dim("batch", min=1, max=MOST_BATCH)
     inputs: tuple[Tensor, ...] = (generator.latents(3, seed=0),)
@@ -43,16 +48,19 @@ def exported_program(generator: Generator) -> torch.export.ExportedProgram:
 
 
 def _frozen(generator: Generator) -> Generator:
-    """A copy: the exporter does not take the attention of TransGAN where a weight asks for a gradient."""
+    """A copy in eval mode without gradients.
+
+    torch's exporter fails on the attention of TransGAN where a weight requires a gradient.
+    """
     return copy.deepcopy(generator).eval().requires_grad_(False)
 
 
 def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float:
-    """Write the file, with `facts` and the opset in its metadata; the largest difference from torch's images.
+    """Write a generator as the ONNX file `out`, with `facts` and the opset in its metadata.
 
-    The file's inputs are z (batch, Z) and, with classes, labels (batch,); its output is images
-    (batch, C, R, R). Raises UserError where a library is missing, or onnxruntime's images differ by more than
-    1e-4.
+    Inputs are z (B, Z) and, with classes, labels (B,); the output is images (B, C, R, R) in [-1, 1], for
+    any B. Returns the largest absolute difference between onnxruntime's images and torch's. Raises UserError,
+    and writes nothing, where a library is missing or the difference is above 1e-4.
     """
     onnx, runtime = _libraries()
     if out.is_dir():
@@ -86,7 +94,10 @@ def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float
 
 
 def difference(generator: Generator, file: Path, runtime: Any) -> float:
-    """The largest between onnxruntime's images and torch's, of 1 and of 7 latents."""
+    """The largest absolute difference between the images of an ONNX file and torch's, of batches of 1 and 7.
+
+    `runtime` is the module onnxruntime.
+    """
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 7):
@@ -102,6 +113,7 @@ def difference(generator: Generator, file: Path, runtime: Any) -> float:
 
 
 def _libraries() -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime. Raises UserError where one that the export needs is missing."""
     try:
         import onnx
         import onnxruntime
@@ -113,7 +125,7 @@ def _libraries() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter prints, warns and logs of its own progress."""
+    """A context without the output, warnings and log records of torch's exporter."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,7 @@
-"""The tab that shows what the discriminator sees."""
+"""The tab that shows what the discriminator makes of an image.
+
+Shapes: C channels, R resolution, h heads, N tokens.
+"""
 
 from typing import Any
 
@@ -7,16 +10,26 @@ import torch
 from torch import Tensor
 
 from vitgan.diagnostics.attention import reading
-from vitgan.explore.shelf import Model
-from vitgan.explore.shown import class_attention, heat, patch_grid, shown
-from vitgan.explore.visit import LIVE, Draw, Fitting, Visit, class_field, class_form, seed_field, told, whole
+from vitgan.explore.images import attention_heatmap, class_attention, image_html, patch_grid
+from vitgan.explore.models import Model
+from vitgan.explore.page import (
+    LIVE,
+    Draw,
+    Refresh,
+    Shared,
+    class_field,
+    class_update,
+    errors_shown,
+    seed_field,
+    whole_number,
+)
 from vitgan.latent.projection import picture_of
 from vitgan.models import to_uint8
 from vitgan.models.vit import VisionTransformer
 
 
-def view_tab(visit: Visit) -> Fitting:
-    """Attention by layer and head, patches with their overlap, and the logit, over any image."""
+def discriminator_tab(shared: Shared) -> Refresh:
+    """The tab "Discriminator": patches, attention by layer and head, and logit, of a sample or an upload."""
     note = gr.Markdown(elem_id="view-note")
     with gr.Row():
         with gr.Column():
@@ -34,59 +47,65 @@ def view_tab(visit: Visit) -> Fitting:
         with gr.Column():
             gr.Markdown("**Attention of the class token**")
             seen = gr.HTML(elem_id="attention", min_height=100)
-    asked = [visit.run, seed, label, layer, head, file]
+    asked = [shared.run, seed, label, layer, head, file]
 
     def judge(name: str, seed: Any, label: Any, layer: Any, head: Any, data: bytes | None) -> tuple:
-        model = visit.shelf.model(name)
+        model = shared.models.get(name)
         if model.discriminator is None:
             return "", "", ""
-        label = whole(label, "The class")
+        label = whole_number(label, "The class")
         image = (
-            _sample(model, whole(seed, "The seed"), label)
+            _sample(model, whole_number(seed, "The seed"), label)
             if data is None
             else picture_of(data, model.generator)
         )
         logit, layers = judged(model, image, label)
         text = f"{logit:.3f}"
         if not isinstance(model.discriminator, VisionTransformer):
-            return shown(image, "the image"), "", text
-        maps = layers[whole(layer, "The layer", 1, len(layers)) - 1]  # (h, N, N)
-        chosen = whole(head, "The head", 0, len(maps))
+            return image_html(image, "the image"), "", text
+        maps = layers[whole_number(layer, "The layer", 1, len(layers)) - 1]  # (h, N, N)
+        chosen = whole_number(head, "The head", 0, len(maps))
         weights = class_attention(maps, chosen - 1 if chosen else None)
         patches = patch_grid(image, model.discriminator.options.patch, model.discriminator.overlap)
         return (
-            shown(patches, "the image and its patches"),
-            shown(heat(image, weights), "attention over the image"),
+            image_html(patches, "the image and its patches"),
+            image_html(attention_heatmap(image, weights), "attention over the image"),
             text,
         )
 
     for part in (seed, label, file):
-        part.change(told(judge), asked, [grid, seen, said], **LIVE)
+        part.change(errors_shown(judge), asked, [grid, seen, said], **LIVE)
     for part in (layer, head):
-        part.input(told(judge), asked, [grid, seen, said], **LIVE)
-    return Fitting(
-        parts=[note, label, layer, head],
-        form=lambda model: [_note(model), class_form(model), *_reach(model)],
+        part.input(errors_shown(judge), asked, [grid, seen, said], **LIVE)
+    return Refresh(
+        components=[note, label, layer, head],
+        updates=lambda model: [_note(model), class_update(model), *_layer_and_head(model)],
         draws=[Draw(function=judge, inputs=asked, outputs=[grid, seen, said])],
     )
 
 
 @torch.no_grad()
 def judged(model: Model, image: Tensor, label: int) -> tuple[float, list[Tensor]]:
-    """The logit of uint8 (C, R, R), and the attention (h, N, N) of each layer over all tokens."""
+    """The discriminator's logit of an image, uint8 (C, R, R), and each layer's attention maps (h, N, N).
+
+    `label` is the class that the image is judged as, where the model has classes. There are no maps where
+    the discriminator is no Vision Transformer.
+    """
     assert model.discriminator is not None, "a run of its own training has one"
     labels = torch.tensor([label]) if model.generator.classes else None
-    with model.looking, reading(model.discriminator) as found:
+    with model.hooks_lock, reading(model.discriminator) as found:
         logit = model.discriminator(image.unsqueeze(0).float() / 127.5 - 1, labels).item()
     return logit, [entry.maps[0][0] for entry in found.attention.values() if entry.maps]
 
 
 @torch.no_grad()
 def _sample(model: Model, seed: int, label: int) -> Tensor:
+    """The sample of a seed, uint8 (C, R, R)."""
     return to_uint8(model.generator.synthesise(model.latents([seed], label)))[0]
 
 
 def _note(model: Model) -> str:
+    """Why the tab shows nothing or only a logit; empty where it shows everything."""
     if model.discriminator is None:
         return (
             "There is no discriminator here: generators of the package and exported ones come without. "
@@ -97,8 +116,8 @@ def _note(model: Model) -> str:
     return ""
 
 
-def _reach(model: Model) -> tuple[gr.Slider, gr.Slider]:
-    """The sliders of layer and head as far as the discriminator has them."""
+def _layer_and_head(model: Model) -> tuple[gr.Slider, gr.Slider]:
+    """The two sliders, set to the layers and heads of the discriminator; hidden where it has no attention."""
     network = model.discriminator
     if not isinstance(network, VisionTransformer):
         return gr.Slider(visible=False), gr.Slider(visible=False)

@@ -1,10 +1,9 @@
-"""Walks between latents, as frames, films and strips.
+"""Interpolation between latents ("walks"), and its frames as a film strip, a GIF or a film.
 
-Shapes: F frames, Z latent size, C channels, H x W image.
+Shapes: N frames, K latents, C channels, R resolution, H x W image.
 """
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,16 +15,16 @@ from torch import Tensor
 from vitgan.engine.grid import enlargement, grid, save_png
 from vitgan.errors import UserError
 from vitgan.io import replacing
-from vitgan.latent.directions import Direction, edited, factorised, principal_components
 from vitgan.models import Generator, to_uint8
 
-BATCH = 64
+BATCH = 64  # frames drawn at once
 
 
 def latent_of(generator: Generator, seed: int, label: int | None = None) -> Tensor:
-    """w (1, ...) of a seed, the one of the first image of `generator.sample(1, seed=seed)`.
+    """The latent w (1, ...) of a seed: that of the image `generator.sample(1, seed=seed)`.
 
-    A class-conditional generator takes a label. Raises UserError where it lacks one, or has no such class.
+    `label` is a class, which a class-conditional generator needs and no other takes. Raises UserError where
+    it is missing, superfluous or not one of the classes.
     """
     device = next(generator.parameters()).device
     with torch.no_grad():
@@ -33,7 +32,10 @@ def latent_of(generator: Generator, seed: int, label: int | None = None) -> Tens
 
 
 def label_of(generator: Generator, label: int | None) -> Tensor | None:
-    """The label as a tensor (1,), or None. Raises UserError where it is not one of the generator's."""
+    """A class as the generator takes it: a tensor (1,) on its device, or None for one without classes.
+
+    Raises UserError as `latent_of` does.
+    """
     if not generator.classes:
         if label is not None:
             raise UserError("This generator knows no classes: leave --class out.")
@@ -44,9 +46,10 @@ def label_of(generator: Generator, label: int | None) -> Tensor | None:
 
 
 def walk(generator: Generator, seeds: Sequence[int], frames: int, *, label: int | None = None) -> Tensor:
-    """`frames` images from the first seed's to the last's, past the others, uint8 (N, C, R, R).
+    """Interpolate from the image of the first seed to that of the last, through those of the seeds between.
 
-    Raises UserError for fewer than two seeds or frames.
+    Returns `frames` images, uint8 (N, C, R, R), all of the class `label` where there are classes. Raises
+    UserError for fewer than two seeds or frames, or a wrong label.
     """
     if len(seeds) < 2 or frames < 2:
         raise UserError("A walk has two seeds and two frames at least: give more with --seeds and --frames.")
@@ -55,10 +58,10 @@ def walk(generator: Generator, seeds: Sequence[int], frames: int, *, label: int 
 
 @torch.no_grad()
 def between(generator: Generator, ends: Tensor, frames: int) -> Tensor:
-    """`frames` >= 2 images from the first of K >= 2 latents w (K, ...) to the last, uint8 (N, C, R, R).
+    """Interpolate linearly from the first of K >= 2 latents w (K, ...) to the last, through all others.
 
-    Straight in w, at constant speed from each to the next: w was learned so that straight lines mean
-    something, which those of z, whose length is normed away, do not.
+    Returns `frames` >= 2 images, uint8 (N, C, R, R); as many lie between any two latents. The lines are
+    straight in w, which is learned, not in z, whose length is normalised away.
     """
     images = []
     for place in torch.linspace(0, len(ends) - 1, frames).split(BATCH):
@@ -69,13 +72,15 @@ def between(generator: Generator, ends: Tensor, frames: int) -> Tensor:
 
 
 SUFFIXES = (".png", ".gif", ".mp4")
-STRIP = 16  # frames in a row of the strip
+STRIP = 16  # frames in a row of a film strip
 
 
 def save_frames(path: Path, images: Tensor, *, fps: int = 25) -> None:
-    """uint8 (N, C, H, W) as `path`: .png a strip, .gif that loops, .mp4 (H.264); small ones enlarged.
+    """Write frames, uint8 (N, C, H, W), to `path`, in the format that its suffix names.
 
-    Raises UserError for another suffix, or where what writes films is missing.
+    A .png is a film strip, a .gif repeats for ever, an .mp4 is coded as H.264. Small frames are enlarged.
+    `fps` is in frames per second, at most 50 of a .gif. Raises UserError for another suffix, or an .mp4
+    where the library imageio-ffmpeg is not installed.
     """
     check_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,17 +94,17 @@ def save_frames(path: Path, images: Tensor, *, fps: int = 25) -> None:
 
 
 def film_strip(images: Tensor) -> Image.Image:
-    """uint8 (N, C, H, W) in rows of 16."""
+    """Frames, uint8 (N, C, H, W), side by side in rows of 16."""
     return grid(images, columns=min(STRIP, len(images)))
 
 
 def can_film() -> bool:
-    """Whether what writes films is there."""
+    """Whether .mp4 films can be written: the library imageio-ffmpeg is installed."""
     return importlib.util.find_spec("imageio_ffmpeg") is not None
 
 
 def check_path(path: Path) -> None:
-    """Raise UserError where no file of frames can have this name, or its writer is missing."""
+    """Raise UserError where `path` is a folder, or of a format that `save_frames` cannot write here."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path} must end in .png (a film strip), .gif or .mp4.")
@@ -110,7 +115,7 @@ def check_path(path: Path) -> None:
 
 
 def _frames(images: Tensor) -> np.ndarray:
-    """RGB, each pixel enlarged where the images are small, sides even: (N, H, W, 3)."""
+    """Frames (N, C, H, W) as RGB (N, H, W, 3), enlarged where small, padded to even sides as H.264 needs."""
     scale = enlargement(max(images.shape[2:]))
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     pixels = pixels.repeat(scale, 1).repeat(scale, 2)
@@ -147,6 +152,7 @@ def _save_film(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _writer():
+    """imageio-ffmpeg's `write_frames`. Raises UserError where it is not installed."""
     try:
         from imageio_ffmpeg import write_frames
     except ImportError as error:
@@ -155,45 +161,3 @@ def _writer():
             "or write a .gif."
         ) from error
     return write_frames
-
-
-COLUMNS = 9
-
-
-def write_directions(
-    generator: Generator, out: Path, *, count: int, seed: int, reach: float, label: int | None = None
-) -> list[Path]:
-    """`pca.png`, `sefa.png` where w modulates, and `directions.json` in `out`; the files written."""
-    if out.is_file():
-        raise UserError(f"{out} is a file: give a folder with --out.")
-    kinds = {"pca": principal_components(generator, count)}
-    if generator.modulations():
-        kinds["sefa"] = factorised(generator, count)
-    w = latent_of(generator, seed, label)
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind, directions in kinds.items():
-        images = torch.cat([row(generator, w, direction, reach) for direction in directions])
-        save_png(out / f"{kind}.png", grid(images, columns=COLUMNS))
-        written.append(out / f"{kind}.png")
-    found = [_facts(direction) for directions in kinds.values() for direction in directions]
-    with replacing(out / "directions.json") as temporary:
-        temporary.write_text(json.dumps({"seed": seed, "directions": found}, indent=1) + "\n", "utf-8")
-    return [*written, out / "directions.json"]
-
-
-@torch.no_grad()
-def row(generator: Generator, w: Tensor, direction: Direction, reach: float) -> Tensor:
-    """The image of w (1, ...) moved from -reach to +reach deviations, uint8 (N, C, R, R)."""
-    amounts = torch.linspace(-reach, reach, COLUMNS).tolist()
-    moved = [edited(w, {direction.name: amount}, {direction.name: direction}) for amount in amounts]
-    return to_uint8(generator.synthesise(torch.cat(moved))).cpu()
-
-
-def _facts(direction: Direction) -> dict[str, object]:
-    return {
-        "name": direction.name,
-        "deviation": direction.deviation,
-        "share": direction.share,
-        "vector": direction.vector.flatten().tolist(),
-    }

@@ -1,4 +1,4 @@
-"""The models that the page shows, loaded once for all visitors and changed by none."""
+"""The models that the page can show, each loaded once and shared by all visitors, who only read it."""
 
 import functools
 import threading
@@ -15,50 +15,56 @@ from vitgan.engine.gan import Recipe
 from vitgan.engine.run_folder import is_run, load_generator, read_run
 from vitgan.errors import UserError
 from vitgan.latent import Direction, factorised, principal_components
-from vitgan.latent.films import latent_of
+from vitgan.latent.interpolation import latent_of
 from vitgan.models import Discriminator, Generator
 from vitgan.models.base import load_network
 from vitgan.sharing import find
 from vitgan.sharing.hub import PACKAGED, packaged
 
-MOST = 4  # models in memory
-DIRECTIONS = 6  # of each kind
+MOST_MODELS = 4  # in memory at a time; the one used longest ago goes first
+DIRECTIONS = 6  # of each kind: principal components, factorised directions
 
 
 @dataclass(frozen=True)
 class Model:
-    """A generator, and its discriminator where the run has one."""
+    """The networks of a run. An exported generator and those of the package come without a discriminator."""
 
     generator: Generator
     discriminator: Discriminator | None
-    looking: Any = field(default_factory=threading.Lock)
-    """Held while the discriminator is read: its hooks would read another visitor's image too."""
+    hooks_lock: Any = field(default_factory=threading.Lock)
+    """Held while hooks record the discriminator's attention, or they would record other visitors' images."""
 
     @functools.cached_property
-    def mean(self) -> Tensor:
-        """Of w, (1, ...)."""
+    def mean_w(self) -> Tensor:
+        """The mean of w, (1, ...), towards which truncation pulls."""
         return self.generator.mean_w()
 
     @functools.cached_property
     def directions(self) -> dict[str, Direction]:
-        """By name, principal components first."""
+        """Directions of w by name: principal components, then factorised ones if w modulates."""
         found = principal_components(self.generator, DIRECTIONS)
         if self.generator.modulations():
             found += factorised(self.generator, DIRECTIONS)
         return {direction.name: direction for direction in found}
 
     def label(self, label: int) -> int | None:
-        """The class that is asked for, of a generator with classes."""
+        """`label` where the generator has classes, else None."""
         return label if self.generator.classes else None
 
     def latents(self, seeds: Sequence[int], label: int, truncation: float = 1.0) -> Tensor:
-        """w (K, ...) of the first image of each seed, pulled to the mean of w."""
+        """The latents w (K, ...) of the first image of each of K seeds.
+
+        They are moved towards the mean of w: `truncation` 1 leaves them as they are, 0 gives the mean.
+        """
         w = torch.cat([latent_of(self.generator, seed, self.label(label)) for seed in seeds])
-        return w if truncation == 1 else torch.lerp(self.mean, w, truncation)
+        return w if truncation == 1 else torch.lerp(self.mean_w, w, truncation)
 
 
-class Shelf:
-    """Models by what a visitor chose: a run of `folder`, one given by its path, or one of the package."""
+class ModelCache:
+    """Models by name: the runs in `folder`, the generators of the package, and the run `first` if given.
+
+    The last few that were asked for stay in memory. Threads may share one cache.
+    """
 
     def __init__(self, folder: Path, first: str | None) -> None:
         self.folder = folder
@@ -67,25 +73,28 @@ class Shelf:
         self._models: OrderedDict[tuple[str, int, int], Model] = OrderedDict()
 
     def names(self) -> list[str]:
-        """What can be chosen now."""
+        """The names of all runs that exist now."""
         return list(self._places())
 
-    def place(self, name: str) -> Path:
-        """Its folder. Raises UserError for anything that cannot be chosen, or no more."""
+    def folder_of(self, name: str) -> Path:
+        """The folder of a run by its name. Raises UserError where there is no such run, or no longer."""
         places = self._places()
         if name not in places:
             raise UserError(f"There is no run {name} here, or no more: choose another one.")
         return places[name]
 
-    def model(self, name: str) -> Model:
-        """Loaded, anew where the run has a newer checkpoint. Raises UserError where there is none."""
-        place = self.place(name)
+    def get(self, name: str) -> Model:
+        """The model of a run by its name, loaded again where the run has saved a newer checkpoint.
+
+        Raises UserError where there is no such run, or no network can be read from it.
+        """
+        place = self.folder_of(name)
         key = (name, *_saved(place))
         with self._lock:
             if key not in self._models:
                 self._models[key] = _load(place)
             self._models.move_to_end(key)
-            while len(self._models) > MOST:
+            while len(self._models) > MOST_MODELS:
                 self._models.popitem(last=False)
             return self._models[key]
 
@@ -102,7 +111,7 @@ class Shelf:
 
 
 def _saved(place: Path) -> tuple[int, int]:
-    """The newest checkpoint's images, and when the folder of checkpoints has last changed, in ns."""
+    """Images seen at the newest checkpoint, and when the folder of checkpoints last changed, in ns."""
     saved = place / "checkpoints"
     newest = max((int(path.name) for path in saved.glob("[0-9]*") if path.name.isdecimal()), default=0)
     try:
@@ -112,6 +121,7 @@ def _saved(place: Path) -> tuple[int, int]:
 
 
 def _load(place: Path) -> Model:
+    """The generator of a run, and its discriminator where the checkpoint holds one."""
     generator = load_generator(place)
     tensors, description = read_run(place)
     if not any(name.startswith("discriminator.") for name in tensors):

@@ -52,7 +52,7 @@ def test_a_walk_begins_ends_and_turns_at_its_seeds() -> None:
 def test_made_one_at_a_time_the_images_at_the_seeds_are_those_of_sample_to_the_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vitgan.latent.films.BATCH", 1)
+    monkeypatch.setattr("vitgan.latent.interpolation.BATCH", 1)
     generator = small()
     frames = walk(generator, [3, 1, 4], 9)
     for place, seed in ((0, 3), (4, 1), (8, 4)):
@@ -62,7 +62,7 @@ def test_made_one_at_a_time_the_images_at_the_seeds_are_those_of_sample_to_the_b
 def test_a_walk_does_not_depend_on_how_many_frames_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = small()
     whole = walk(generator, [0, 1], 11)
-    monkeypatch.setattr("vitgan.latent.films.BATCH", 3)
+    monkeypatch.setattr("vitgan.latent.interpolation.BATCH", 3)
     assert (walk(generator, [0, 1], 11).int() - whole.int()).abs().max() <= 1
 
 

@@ -1,4 +1,4 @@
-"""The tab of a picture of one's own: cropped, and searched for in the latent space."""
+"""The tab that crops a picture of the visitor's own and searches for its latent (projection, inversion)."""
 
 import threading
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from PIL import Image
 from torch import Tensor
 
 from vitgan.errors import UserError
-from vitgan.explore.directions import DIRECTIONS_TAB
-from vitgan.explore.shelf import Model
-from vitgan.explore.shown import bar, framed, shown
-from vitgan.explore.visit import (
+from vitgan.explore.generator import DIRECTIONS_TAB
+from vitgan.explore.images import image_html, progress_html, with_frame
+from vitgan.explore.models import Model
+from vitgan.explore.page import (
     LIVE,
     QUICK,
     Draw,
-    Fitting,
-    Visit,
+    Refresh,
+    Shared,
     class_field,
-    class_form,
+    class_update,
+    errors_shown,
     found_latent,
-    told,
-    told_often,
-    whole,
+    streaming_errors_shown,
+    whole_number,
 )
-from vitgan.latent.films import label_of
+from vitgan.latent.interpolation import label_of
 from vitgan.latent.projection import MOST_BYTES, cropped, open_picture, searching, square_box
 from vitgan.models import to_uint8
 
 
 class Search:
-    """One search: told to end, and whether what it has found is still wanted."""
+    """Flags of a search in another thread: `ended` asks it to stop, `wanted` to show its result then."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
@@ -39,9 +39,11 @@ class Search:
 
 
 class Searches:
-    """One search a visitor; another one, another picture, or leaving ends it.
+    """The searches that run now, at most one for each visitor.
 
-    gradio's own `cancels` is not used: an event that it has cancelled says nothing more, and may block the
+    A second search, another picture, or leaving the page ends a visitor's search.
+
+    gradio's own `cancels` is not used: an event that it has cancelled sends nothing more, and may block the
     next one.
     """
 
@@ -50,13 +52,13 @@ class Searches:
         self._under_way: dict[str | None, Search] = {}
 
     def begin(self, visitor: str | None) -> Search:
-        """The visitor's new search."""
+        """Start a search of the visitor's, a session of gradio's, and end the one that runs."""
         self.end(visitor, wanted=False)
         with self._lock:
             return self._under_way.setdefault(visitor, Search())
 
     def end(self, visitor: str | None, *, wanted: bool) -> None:
-        """Tell the visitor's search to end; whether it shall still show what it has found."""
+        """Ask the search of a visitor, if there is one, to stop; with `wanted` it still shows its result."""
         with self._lock:
             search = self._under_way.pop(visitor, None)
         if search is not None:
@@ -64,13 +66,16 @@ class Searches:
             search.ended.set()
 
 
-STEPS, MOST_STEPS, SHOWN_EVERY = 300, 2000, 10
+STEPS, MOST_STEPS, SHOWN_EVERY = 300, 2000, 10  # of a search
 MOST_SEARCHES = 8  # at a time, of all visitors
 CENTRE = (100, 50, 50)  # per cent: the side of the square, from left to right, from top to bottom
 
 
-def picture_tab(visit: Visit, own: gr.Checkbox) -> Fitting:
-    """A picture of one's own, cropped, and searched for in the latent space."""
+def projection_tab(shared: Shared, own: gr.Checkbox) -> Refresh:
+    """The tab "Your picture": an upload is cropped to a square, whose nearest image is then searched for.
+
+    `own` is the checkbox of the tab "Directions" that makes the picture the one that is moved.
+    """
     gr.Markdown(
         f"A picture of at most {MOST_BYTES // 2**20} MiB and 64 megapixels. It stays on this machine."
     )
@@ -108,22 +113,27 @@ def picture_tab(visit: Visit, own: gr.Checkbox) -> Fitting:
     def crop(name: str, image: Image.Image | None, *place: float) -> tuple[str, str]:
         if image is None:
             return "", ""
-        box, generator = box_of(image, *place), visit.shelf.model(name).generator
+        box, generator = box_of(image, *place), shared.models.get(name).generator
         square = cropped(image, box, generator)
-        return shown(framed(image, box), "your picture"), shown(square, "the square, as the generator draws")
+        return image_html(with_frame(image, box), "your picture"), image_html(
+            square, "the square, as the generator draws"
+        )
 
     def search(
         request: gr.Request, name: str, image: Image.Image | None, *values: Any
     ) -> Iterator[tuple[str, str, Any]]:
         if image is None:
             raise UserError("Choose a picture first.")
-        model, (*place, label, steps) = visit.shelf.model(name), values
-        steps, label = whole(steps, "The number of steps", 1, MOST_STEPS), whole(label, "The class")
+        model, (*place, label, steps) = shared.models.get(name), values
+        steps, label = (
+            whole_number(steps, "The number of steps", 1, MOST_STEPS),
+            whole_number(label, "The class"),
+        )
         target = cropped(image, box_of(image, *place), model.generator)
         mine = searches.begin(request.session_hash)
-        yield "", bar(0, steps, "from the best of random images …"), None
+        yield "", progress_html(0, steps, "from the best of random images …"), None
         for nearest, w, text, done in _steps(model, target, label, steps, mine):
-            yield shown(nearest, "the nearest image"), bar(done, steps, text), (name, w)
+            yield image_html(nearest, "the nearest image"), progress_html(done, steps, text), (name, w)
 
     def end(request: gr.Request) -> None:
         searches.end(request.session_hash, wanted=True)
@@ -139,43 +149,48 @@ def picture_tab(visit: Visit, own: gr.Checkbox) -> Fitting:
         found_latent(found, name)
         return gr.Tabs(selected=DIRECTIONS_TAB), True
 
-    pictured = [visit.run, opened, *square]
+    pictured = [shared.run, opened, *square]
     file.change(
-        told(take),
-        [visit.run, file],
-        [opened, frame, original, *square, nearest, said, visit.found],
+        errors_shown(take),
+        [shared.run, file],
+        [opened, frame, original, *square, nearest, said, shared.found],
         **QUICK,
     )
     for slider in square:
-        slider.input(told(crop), pictured, [frame, original], **LIVE)
+        slider.input(errors_shown(crop), pictured, [frame, original], **LIVE)
     go.click(
-        told_often(search),
+        streaming_errors_shown(search),
         [*pictured, label, steps],
-        [nearest, said, visit.found],
+        [nearest, said, shared.found],
         concurrency_limit=MOST_SEARCHES,
         show_progress="hidden",
         trigger_mode="multiple",
     )
     stop.click(end, api_visibility="private", **QUICK)
-    edit.click(told(edit_found), [visit.run, visit.found], [visit.tabs, own], api_visibility="private")
-    visit.run.change(leave, None, [nearest, said], api_visibility="private", **QUICK)
-    visit.page.unload(drop)
-    return Fitting(
-        parts=[label],
-        form=lambda model: [class_form(model)],
+    edit.click(
+        errors_shown(edit_found), [shared.run, shared.found], [shared.tabs, own], api_visibility="private"
+    )
+    shared.run.change(leave, None, [nearest, said], api_visibility="private", **QUICK)
+    shared.page.unload(drop)
+    return Refresh(
+        components=[label],
+        updates=lambda model: [class_update(model)],
         draws=[Draw(function=crop, inputs=pictured, outputs=[frame, original])],
     )
 
 
 def box_of(image: Image.Image, share: float, across: float, down: float) -> tuple[int, int, int, int]:
-    """`square_box` of percentages."""
+    """A square in a picture, in pixels, as `square_box` gives it, from percentages in place of shares."""
     return square_box(image, share / 100, across / 100, down / 100)
 
 
 def _steps(
     model: Model, target: Tensor, label: int, steps: int, search: Search
 ) -> Iterator[tuple[Tensor, Tensor, str, int]]:
-    """What a search has found now and then: uint8 (C, R, R), its w, a line that says how near, steps done."""
+    """The nearest image so far, at the first step, every tenth, and the last one of a search.
+
+    Each is the image uint8 (C, R, R), its w (1, ...), a line that says how near it is, and the steps done.
+    """
     kind = label_of(model.generator, model.label(label))
     for now in searching(model.generator, target, steps=steps, label=kind):
         done, ended = len(now.losses), search.ended.is_set()
