@@ -105,7 +105,7 @@ def _unknown(source: str) -> str:
     return (
         f"There is no image source {source!r}{guess}: pass {', '.join(named)}, "
         "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
-        "wds: and tar files, or hf: and the name of a data set."
+        "wds: and tar files, or hf: and the name of a data set; a source of your own needs --use FILE.py."
     )
 
 
