@@ -90,6 +90,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_and_the_run_goes_on_on_one_and_on_three(
     tiny_train: Command, started: Started, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_two_ranks_train_as_one_and_the_run_goes_on_on_one_and_on_three(
     assert [event["processes"] for event in events if event["event"] == "started"] == [2, 1, 3]
 
 
+@pytest.mark.slow
 def test_what_ranks_measure_is_what_one_measures(
     tiny_train: Command, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +133,7 @@ def test_what_ranks_measure_is_what_one_measures(
     assert [path.name for path in (tmp_path / "two" / "best").iterdir()] == [f"{40:012d}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_rank_that_dies_is_named_and_the_others_stop(lost: int, started: Started, tmp_path: Path) -> None:
     running = started(3, tmp_path / "run", "--minutes", "5", *MARKS)
@@ -145,6 +148,7 @@ def test_a_rank_that_dies_is_named_and_the_others_stop(lost: int, started: Start
     assert "Traceback" not in "".join(said)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_and_the_others_stop(started: Started, tmp_path: Path) -> None:
     running = started(2, tmp_path / "run", "--minutes", "5", *MARKS, changed=IMPATIENT)
     until(lambda: checkpoints(tmp_path / "run"), running)
@@ -155,6 +159,7 @@ def test_a_rank_that_hangs_is_named_and_the_others_stop(started: Started, tmp_pa
     assert re.search(r"vitgan: Rank 1 \(process \d+ on \S+\) has not answered for \d+ seconds\.", said)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_and_saves_on_all(started: Started, tmp_path: Path) -> None:
     running = started(2, tmp_path / "run", "--minutes", "5", *MARKS)
     until(lambda: checkpoints(tmp_path / "run"), running)
@@ -164,6 +169,7 @@ def test_a_signal_to_one_rank_stops_and_saves_on_all(started: Started, tmp_path:
     assert said[1] == ""
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_is_said_once(started: Started, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     said = ended(started(2, tmp_path / "run", "--images", "8"), 2)
@@ -174,6 +180,7 @@ def test_an_error_of_one_rank_is_said_once(started: Started, tmp_path: Path) -> 
     assert said[1:] == [""] * 4
 
 
+@pytest.mark.slow
 def test_torchrun_takes_the_run_up_from_the_last_checkpoint(
     images: Path, tiny: list[str], tmp_path: Path
 ) -> None:
