@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from runs import ALL_ON, Command, final
-from sizes import TINY
+from sizes import QUICK_CLASSIFIER, TINY
 from standin_hub import Hub, serving
 
 Fuzz = Callable[..., None]
@@ -93,6 +93,15 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--out", str(folder / "run"), "--device", "cpu", "--quiet"]
     assert vitgan("train", *sizes, *words) == 0
     return folder / "run"
+
+
+@pytest.fixture
+def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--features classifier` trains a small network for a moment; the real one takes many seconds."""
+    from vitgan.metrics.classifier import ClassifierOptions
+
+    options = ClassifierOptions(**QUICK_CLASSIFIER)
+    monkeypatch.setattr("vitgan.metrics.evaluator.ClassifierOptions", lambda: options)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sizes import QUICK_CLASSIFIER
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
 
@@ -29,6 +30,12 @@ MARKS = [
 WITHOUT_CURVES = "from vitgan.engine import report\nreport.panels = lambda lines: []"
 MAIN = f"import sys\nfrom vitgan.cli import main\n{WITHOUT_CURVES}\nsys.exit(main())"
 IMPATIENT = "from vitgan.distributed import liveness\nliveness.PATIENCE, liveness.GRACE = 5.0, 2.0"
+
+QUICK = (
+    "from vitgan.metrics import evaluator\n"
+    f"options = evaluator.ClassifierOptions(**{QUICK_CLASSIFIER})\n"
+    "evaluator.ClassifierOptions = lambda: options"
+)
 
 
 def free_port() -> int:
@@ -119,6 +126,7 @@ def test_two_ranks_train_as_one_and_the_run_goes_on_on_one_and_on_three(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_classifier")
 def test_what_ranks_measure_is_what_one_measures(
     tiny_train: Command, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +135,7 @@ def test_what_ranks_measure_is_what_one_measures(
     words = [word for key, value in options.items() for word in (f"--evaluation.{key}", value)]
     words += ["--images", "40", "--data", "digits", "--data.resolution", "8"]
     assert tiny_train(tmp_path / "one", *words) == 0
-    ended(started(2, tmp_path / "two", *words))
+    ended(started(2, tmp_path / "two", *words, changed=QUICK))
     one, two = (json.loads((tmp_path / name / "evaluations.jsonl").read_text()) for name in ("one", "two"))
     assert one["protocol"] == two["protocol"]
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-4)

@@ -35,7 +35,7 @@ from vitgan.cli import main
 from vitgan.metrics import extractors as features
 from vitgan.metrics.protocol import Metric
 
-pytestmark = [pytest.mark.usefixtures("no_curves"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.usefixtures("quick_classifier"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 SMALL = Sizes(products=(32,), attention=((5, 2),), sampling=(4,), rounds=2, launches=1)
 BOUNDS = {
