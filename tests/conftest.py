@@ -1,8 +1,6 @@
 """What several test files share: tiny runs and their images, a small disk, a stand-in of the Hub, fuzzing."""
 
 import ctypes
-import functools
-import inspect
 import os
 import random
 import sys
@@ -16,7 +14,7 @@ import pytest
 import torch
 
 from runs import ALL_ON, Command, final
-from sizes import TINY
+from sizes import QUICK_CLASSIFIER, TINY
 from standin_hub import Hub, serving
 
 Fuzz = Callable[..., None]
@@ -43,9 +41,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _source_read_once() -> Iterator[None]:
-    """Tyro reads the source of every options class anew for each command line: most of its time."""
-    with mock.patch("inspect.getsource", functools.cache(inspect.getsource)):
+def no_curves() -> Iterator[Callable[[list[dict]], str]]:
+    """Reports without their curves, which take five times as long to draw as a tiny run to train."""
+    from vitgan.engine import report
+
+    drawn = report._curves
+    with mock.patch.object(report, "_curves", return_value=""):
+        yield drawn
+
+
+@pytest.fixture
+def curves(no_curves: Callable[[list[dict]], str]) -> Iterator[None]:
+    """Reports with their curves."""
+    with mock.patch("vitgan.engine.report._curves", no_curves):
         yield
 
 
@@ -88,10 +96,12 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def no_curves() -> Iterator[None]:
-    """A report without its curves, which take longer to draw than a tiny run to train."""
-    with mock.patch("vitgan.engine.report.panels", return_value=[]):
-        yield
+def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--features classifier` trains a small network for a moment; the real one takes many seconds."""
+    from vitgan.metrics.classifier import ClassifierOptions
+
+    options = ClassifierOptions(**QUICK_CLASSIFIER)
+    monkeypatch.setattr("vitgan.metrics.evaluator.ClassifierOptions", lambda: options)
 
 
 @pytest.fixture(scope="module")

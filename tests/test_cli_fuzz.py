@@ -239,6 +239,7 @@ def outcome(given: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str
     return code, said.buffer.getvalue().decode()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_any_words_end_in_an_exit_code_and_mistakes_in_one_line(
     fuzz: Any, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ its default, which is what was done before the field was there.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import reprlib
 import types
@@ -148,6 +149,11 @@ def _module(cls: type) -> dict[str, str]:
     return {} if known is None or known.module is None else {"module": known.module}
 
 
+@functools.cache
+def _annotations(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def from_dict(value: Any, expected: Any, where: str = "recipe", field: Any = None) -> Any:
     """The inverse of `to_dict`, checked against the annotation `expected` and the bounds of `field`.
 
@@ -186,7 +192,7 @@ def check(options: Any, where: str) -> None:
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             check(value, place)
         else:
-            from_dict(to_dict(value), typing.get_type_hints(type(options))[field.name], place, field)
+            from_dict(to_dict(value), _annotations(type(options))[field.name], place, field)
 
 
 def _check_part(value: Any, kind: Kind, where: str) -> None:
@@ -308,7 +314,7 @@ def _dataclass_from_dict(value: Any, classes: list[Any], where: str) -> Any:
 
 def _made(cls: Any, given: dict[str, Any], where: str) -> Any:
     """An instance of the fields that were given, each checked; the others have their defaults."""
-    annotations = typing.get_type_hints(cls)
+    annotations = _annotations(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     name = cls.__name__
     if unknown := sorted(given.keys() - fields.keys()):
@@ -327,7 +333,7 @@ def _made(cls: Any, given: dict[str, Any], where: str) -> Any:
 
 def leaves(options: Any, where: str = "") -> Iterator[tuple[str, Any, Any, Any]]:
     """Every field below `options` that holds no dataclass: its dotted path, value, annotation and field."""
-    annotations = typing.get_type_hints(type(options))
+    annotations = _annotations(type(options))
     for field in dataclasses.fields(options):
         value, place = getattr(options, field.name), f"{where}.{field.name}".removeprefix(".")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -344,7 +350,7 @@ def with_word(options: Any, path: Sequence[str], word: str, where: str) -> Any:
     """
     fields = {field.name: field for field in dataclasses.fields(options)}
     field = fields[path[0].replace("-", "_")]
-    annotation = typing.get_type_hints(type(options))[field.name]
+    annotation = _annotations(type(options))[field.name]
     value = getattr(options, field.name)
     if len(path) == 1 and not dataclasses.is_dataclass(value):
         new = parse(word, annotation, where)

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from vitgan.cli import main
-from vitgan.metrics.classifier import ClassifierOptions
 from vitgan.metrics.extractors import WEIGHTS_URL
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_curves", "own_cache")]
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("own_cache", "quick_classifier")]
 
 Refused = Callable[..., str]
 
@@ -21,8 +20,6 @@ Refused = Callable[..., str]
 @pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITGAN_CACHE", str(tmp_path / "cache"))
-    quick = ClassifierOptions(width=8, features=8, batch=16, epochs=1, updates=30)
-    monkeypatch.setattr("vitgan.metrics.evaluator.ClassifierOptions", lambda: quick)
 
 
 def evaluate(*words: object) -> int:

@@ -197,6 +197,7 @@ def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest
     assert after("raise KeyError('why')") == "exit code 1: KeyError: 'why'"
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """The child is told, saves, and a second command ends the row, each in a process of its own."""
     out = tmp_path / "out"
@@ -221,7 +222,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
 
 
 def start(out: Path, images: int) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(images)], env=environment)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sizes import QUICK_CLASSIFIER
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
 
@@ -26,8 +27,15 @@ MARKS = [
     *("--training.checkpoint-every", "16", "--training.keep", "20"),
     *("--training.log-every", "16", "--training.sample-every", "40"),
 ]
-MAIN = "import sys\nfrom vitgan.cli import main\nsys.exit(main())"
+WITHOUT_CURVES = "from vitgan.engine import report\nreport.panels = lambda lines: []"
+MAIN = f"import sys\nfrom vitgan.cli import main\n{WITHOUT_CURVES}\nsys.exit(main())"
 IMPATIENT = "from vitgan.distributed import liveness\nliveness.PATIENCE, liveness.GRACE = 5.0, 2.0"
+
+QUICK = (
+    "from vitgan.metrics import evaluator\n"
+    f"options = evaluator.ClassifierOptions(**{QUICK_CLASSIFIER})\n"
+    "evaluator.ClassifierOptions = lambda: options"
+)
 
 
 def free_port() -> int:
@@ -90,6 +98,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_and_the_run_goes_on_on_one_and_on_three(
     tiny_train: Command, started: Started, tmp_path: Path
 ) -> None:
@@ -116,6 +125,8 @@ def test_two_ranks_train_as_one_and_the_run_goes_on_on_one_and_on_three(
     assert [event["processes"] for event in events if event["event"] == "started"] == [2, 1, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_classifier")
 def test_what_ranks_measure_is_what_one_measures(
     tiny_train: Command, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,13 +135,14 @@ def test_what_ranks_measure_is_what_one_measures(
     words = [word for key, value in options.items() for word in (f"--evaluation.{key}", value)]
     words += ["--images", "40", "--data", "digits", "--data.resolution", "8"]
     assert tiny_train(tmp_path / "one", *words) == 0
-    ended(started(2, tmp_path / "two", *words))
+    ended(started(2, tmp_path / "two", *words, changed=QUICK))
     one, two = (json.loads((tmp_path / name / "evaluations.jsonl").read_text()) for name in ("one", "two"))
     assert one["protocol"] == two["protocol"]
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-4)
     assert [path.name for path in (tmp_path / "two" / "best").iterdir()] == [f"{40:012d}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_rank_that_dies_is_named_and_the_others_stop(lost: int, started: Started, tmp_path: Path) -> None:
     running = started(3, tmp_path / "run", "--minutes", "5", *MARKS)
@@ -145,6 +157,7 @@ def test_a_rank_that_dies_is_named_and_the_others_stop(lost: int, started: Start
     assert "Traceback" not in "".join(said)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_and_the_others_stop(started: Started, tmp_path: Path) -> None:
     running = started(2, tmp_path / "run", "--minutes", "5", *MARKS, changed=IMPATIENT)
     until(lambda: checkpoints(tmp_path / "run"), running)
@@ -155,6 +168,7 @@ def test_a_rank_that_hangs_is_named_and_the_others_stop(started: Started, tmp_pa
     assert re.search(r"vitgan: Rank 1 \(process \d+ on \S+\) has not answered for \d+ seconds\.", said)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_and_saves_on_all(started: Started, tmp_path: Path) -> None:
     running = started(2, tmp_path / "run", "--minutes", "5", *MARKS)
     until(lambda: checkpoints(tmp_path / "run"), running)
@@ -164,6 +178,7 @@ def test_a_signal_to_one_rank_stops_and_saves_on_all(started: Started, tmp_path:
     assert said[1] == ""
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_is_said_once(started: Started, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     said = ended(started(2, tmp_path / "run", "--images", "8"), 2)
@@ -174,13 +189,14 @@ def test_an_error_of_one_rank_is_said_once(started: Started, tmp_path: Path) -> 
     assert said[1:] == [""] * 4
 
 
+@pytest.mark.slow
 def test_torchrun_takes_the_run_up_from_the_last_checkpoint(
     images: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     """A rank kills itself once, in the first of torchrun's two attempts."""
     script = tmp_path / "dying.py"
     script.write_text(
-        "import os, sys\n"
+        f"import os, sys\n{WITHOUT_CURVES}\n"
         "from vitgan.cli import main\n"
         "from vitgan.engine.loop import Run\n"
         "step = Run._step\n"

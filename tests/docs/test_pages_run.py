@@ -35,7 +35,7 @@ from vitgan.cli import main
 from vitgan.metrics import extractors as features
 from vitgan.metrics.protocol import Metric
 
-pytestmark = [pytest.mark.usefixtures("no_curves"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.usefixtures("quick_classifier"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 SMALL = Sizes(products=(32,), attention=((5, 2),), sampling=(4,), rounds=2, launches=1)
 BOUNDS = {
@@ -213,6 +213,7 @@ def test_pages_with_commands_and_python_are_found() -> None:
     assert {"README.md", "explore.md", "metrics.md"} <= {name for name, _ in WITH_PYTHON}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=[page.parent.name + page.name for page in WITH_COMMANDS])
 def test_the_commands_of_a_page_run(page: Path, place: Path, hub: Hub) -> None:
     reader = Reader(place, hub)
@@ -221,6 +222,7 @@ def test_the_commands_of_a_page_run(page: Path, place: Path, hub: Hub) -> None:
         reader.type(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", FIGURES)
 def test_the_scripts_of_figures_run(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)[1:]
@@ -230,6 +232,7 @@ def test_the_scripts_of_figures_run(line: str, place: Path, monkeypatch: pytest.
     assert out.is_file() or len(list(out.glob("*.png"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "text"), WITH_PYTHON)
 @pytest.mark.usefixtures("place")
 def test_the_python_of_a_page_runs(page: str, text: str) -> None:

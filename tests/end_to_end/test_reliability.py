@@ -41,6 +41,7 @@ def reliability(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_rows_of_the_fault_table_pass(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before.\n<!-- faults -->\nold\n<!-- end of faults -->\nAfter.\n")
@@ -55,6 +56,7 @@ def test_rows_of_the_fault_table_pass(tmp_path: Path) -> None:
     assert [line.split(" | ")[0].removeprefix("| ") for line in written[4:-2]] == [r["name"] for r in rows]
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_is_said_and_fails_the_command(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'benchmarks'); import reliability\n"

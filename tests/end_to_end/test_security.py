@@ -294,6 +294,7 @@ def test_names_that_are_no_text_are_printed(tmp_path: Path) -> None:
     assert "bad\\udcfe.png" in done.stdout
 
 
+@pytest.mark.usefixtures("quick_classifier")
 def test_nothing_asks_for_the_network(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

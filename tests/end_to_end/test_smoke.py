@@ -17,6 +17,8 @@ from vitgan.engine.loggers import read_log
 Command = Callable[..., int]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("curves")
 def test_the_default_recipe_leaves_all_that_is_promised(tmp_path: Path) -> None:
     run = tmp_path / "run"
     images = str(20 * vitgan.recipes.get("mnist").training.batch)

@@ -39,6 +39,7 @@ print(pages() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
 def test_most_large_blocks_are_not_cleared_again():
     """Of blocks made and freed in a process of their own, fewer than half of the pages are asked for anew."""

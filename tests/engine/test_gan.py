@@ -82,6 +82,7 @@ def eager_backend(fail: bool) -> Callable[..., object]:
     return compile_or_fail
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 def test_compiled_blocks_are_the_same_update():

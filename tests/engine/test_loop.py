@@ -145,6 +145,7 @@ def test_what_a_killed_process_had_half_written_is_swept_away(
     assert [path for path in left if path.exists()] == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(
     tiny_train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_number_that_is_none_is_named_with_its_image_and_the_gradients(
     assert [event["event"] for event in events(tmp_path / "run")] == ["started", "diverged", "stopped"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_draws_anew_and_is_resumed_bit_for_bit(
     tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_curves: None
 ) -> None:

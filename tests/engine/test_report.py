@@ -16,6 +16,8 @@ from vitgan.engine import report
 from vitgan.engine.environment import environment
 from vitgan.engine.report import MOST_POINTS, panels, settings, smoothed, thinned, write_report
 
+pytestmark = pytest.mark.usefixtures("curves")
+
 RECIPE = {
     "type": "Recipe",
     "name": "digits",

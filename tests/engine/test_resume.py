@@ -163,6 +163,7 @@ def process(folder: Path, images: Path, tiny: list[str], *words: str) -> subproc
     return child
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_goes_on_bit_for_bit(
     images: Path, tiny: list[str], tiny_train: Command, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_killed_at_any_moment_the_same_command_goes_on_bit_for_bit(
     assert left == []
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_ctrl_c_from_outside_gives_130(
     images: Path, tiny: list[str], tiny_train: Command, refused: Callable, tmp_path: Path
 ) -> None:

@@ -264,6 +264,7 @@ def test_a_hundred_megapixels_and_too_many_bytes_are_refused(visit: Callable[[st
 # Without a page
 
 
+@pytest.mark.slow
 def test_a_busy_port_is_told(refused: Callable) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))

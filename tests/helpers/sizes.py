@@ -11,3 +11,4 @@ SIZES = {
     "--training.precision": "fp32",
 }
 TINY = [word for flag, value in SIZES.items() for word in (flag, value)]
+QUICK_CLASSIFIER = {"width": 8, "features": 8, "batch": 16, "epochs": 1, "updates": 30}

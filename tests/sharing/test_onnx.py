@@ -43,6 +43,7 @@ def test_torch_export_takes_any_number_of_latents(name: str) -> None:
         torch.testing.assert_close(program.module()(z), generator(z), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_agrees_with_torch(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
@@ -90,6 +91,7 @@ def test_labels_are_an_input_of_their_own(name: str, tmp_path: Path) -> None:
     assert np.abs(images[1:] - images[0]).max(axis=(1, 2, 3)).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in LABELLED])
 def test_every_system_is_exported_to_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")

@@ -27,6 +27,7 @@ from vitgan.errors import UserError
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: Path, tmp_path: Path) -> None:
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
@@ -59,6 +60,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
     assert contents(out) == contents(packed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["rename", "replace", "unlink", "fsync"])
 def test_killed_before_any_of_its_operations_it_ends_with_the_same_files(
     operation: str, source: str, packed: Path, tmp_path: Path
@@ -160,6 +162,7 @@ def test_another_size_of_files_is_refused(
     assert contents(tmp_path / "packed") == before
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(source: str, tmp_path: Path) -> None:
     out, entered, leave = tmp_path / "packed", threading.Event(), threading.Event()
     script = (

@@ -226,6 +226,7 @@ def test_files_that_are_not_as_written_are_named(name: str, fault: str, packed: 
 # Training
 
 
+@pytest.mark.slow
 def test_training_on_it_is_training_on_the_source_bit_for_bit(
     tiny: list[str], source: str, packed: Path, tmp_path: Path
 ) -> None:

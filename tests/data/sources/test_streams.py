@@ -172,6 +172,7 @@ def test_a_reader_that_is_killed_costs_no_sample(
     assert caplog.text.count("A data worker was lost") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wds", "hub_folder"])
 def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(
     kind: str, tiny: list[str], tmp_path: Path, request: pytest.FixtureRequest, no_curves: None
