@@ -1,4 +1,4 @@
-"""The Vision Transformer of the deck against timm's, an independent one."""
+"""The Vision Transformer against timm's, an independent implementation."""
 
 from dataclasses import replace
 

@@ -36,7 +36,7 @@ def used(norm: SpectralNorm, group: list[Linear]) -> list[Tensor]:
 @pytest.mark.parametrize("improved", [True, False])
 @pytest.mark.parametrize("equalised", [True, False])
 def test_effective_weights_are_those_of_exact_norms(improved: bool, equalised: bool):
-    """They are sigma(W_init) W / sigma(W), or W / sigma(W), by its own norms (method.md, erratum 3)."""
+    """They are sigma(W_init) W / sigma(W), or W / sigma(W), each layer by its own norms (docs/method.md)."""
     group = layers(equalised=equalised)
     initial = [largest(twins.weight_of(layer)) for layer in group]
     norm = SpectralNorm(group, improved=improved).double()

@@ -1,4 +1,4 @@
-"""What the game is: losses, regularising terms, augmentation, and one step of it."""
+"""The adversarial game: losses, regularising terms, augmentation, and one training step."""
 
 from vitgan.adversarial.augment import Augmentation, DiffAugment, NoAugment, StrongAugment
 from vitgan.adversarial.consistency import BCR, CutMix

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what the discriminator sees: DiffAugment, and SimCLR's stronger one.
+"""Differentiable augmentation of what the discriminator sees: DiffAugment, and a stronger one of SimCLR.
 
 Shapes: B batch, C channels, H x W image.
 """
@@ -21,21 +21,22 @@ class Augmentation(Protocol):
 
     @property
     def active(self) -> bool:
-        """False when it never changes an image."""
+        """Whether it ever changes an image; False where its probabilities are all 0."""
         ...
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Draws from `rng`, which lies on the device of the images."""
+        """The augmented images; all random numbers come from `rng`, which is on the images' device."""
         ...
 
 
 @register(name="diffaugment")
 @dataclass(frozen=True, kw_only=True)
 class DiffAugment:
-    """Each operation is drawn for each image alone, with its own probability; all are differentiable.
+    """Translation, colour, cutout, scaling and mirroring, all differentiable (after arXiv 2006.10738).
 
-    Images (B, C, H, W) in [-1, 1] -> the same shape, not clamped. The geometric operations make one map,
-    so an image is resampled once; zeros (mid-grey) lie beyond its border.
+    Images (B, C, H, W) in [-1, 1] -> the same shape, not clamped. Each operation is applied to each image
+    independently, with a probability of its own. The geometric operations are combined into one map, so that
+    an image is resampled once; it is padded with zeros, which are mid-grey.
     """
 
     translation: float = option(0.8, least=0, most=1)
@@ -43,24 +44,24 @@ class DiffAugment:
     colour: float = option(0.8, least=0, most=1)
     """Probability of brightness +-0.5, saturation times [0, 2] and contrast times [0.5, 1.5]."""
     cutout: float = option(0.8, least=0, most=1)
-    """Probability of a square of `hole` of the side set to zero."""
+    """Probability that a square of side `hole` is set to zero."""
     scaling: float = option(0.8, least=0, most=1)
     """Probability of a zoom about the centre by 2^[-zoom, zoom]."""
     flip: float = option(0.0, least=0, most=1)
-    """Probability of drawing whether to mirror; half of those drawn are mirrored."""
+    """Twice the probability of a mirror image: 1 mirrors half of the images."""
     shift: float = option(0.125, least=0, most=1)
-    """Largest translation, in sides of the image."""
+    """Largest translation, as a fraction of the image's side."""
     hole: float = option(0.5, least=0, most=1)
-    """Side of the cutout, in sides of the image."""
+    """Side of the cutout, as a fraction of the image's side."""
     zoom: float = option(0.25, least=0)
-    """Largest zoom, in powers of two."""
+    """Largest zoom z either way, as an exponent: sizes are multiplied by 2^-z to 2^z."""
 
     @property
     def active(self) -> bool:
         return max(self.translation, self.colour, self.cutout, self.scaling, self.flip) > 0
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw from `rng`, which lies on the device of the images, and augment."""
+        """The augmented images; all random numbers come from `rng`, which is on the images' device."""
         if self.colour > 0:
             images = self._colour(images, rng)
         if max(self.translation, self.scaling, self.flip) > 0:
@@ -107,7 +108,7 @@ class DiffAugment:
 def _resampling(size: int, zoom: Tensor, shift: Tensor) -> Tensor:
     """Bilinear sampling of a line of pixels at zoom (B, 1) x + shift (B, 1), x in [-1, 1]: (B, S out, S in).
 
-    A product with it, unlike torch's grid_sample on a GPU, has a gradient that is the same every time.
+    The gradient of a product with it is deterministic, which that of torch's grid_sample on a GPU is not.
     """
     pixel = torch.arange(size, device=zoom.device)
     place = (zoom * ((2 * pixel + 1) / size - 1) + shift + 1) * (size / 2) - 0.5  # (B, S), in pixels
@@ -132,7 +133,7 @@ CHROMA = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 @register(name="none")
 @dataclass(frozen=True, kw_only=True)
 class NoAugment:
-    """The discriminator sees the images as they are."""
+    """No augmentation: the discriminator sees the images as they are."""
 
     active = False
 
@@ -143,14 +144,16 @@ class NoAugment:
 @register
 @dataclass(frozen=True, kw_only=True)
 class StrongAugment:
-    """Crop and resize, mirror, then brightness, contrast, saturation and hue, then grey; each image alone.
+    """SimCLR's augmentation: crop and resize, mirror, colour jitter, then grey (arXiv 2002.05709).
 
-    Images (B, C, H, W) in [-1, 1], C of 1 or 3 -> the same shape. Images of one channel have no saturation,
-    hue or grey. Crop and mirror are one sampling grid, bilinear, so an image is resampled once.
+    Images (B, C, H, W) in [-1, 1], C of 1 or 3 -> the same shape, each image independently of the others.
+    The jitter changes brightness, contrast, saturation and hue in this order; images of one channel have no
+    saturation, hue or grey. Crop and mirror are one bilinear sampling grid, so that an image is resampled
+    once.
 
-    Differs from the paper: [choice] the colour operations have a fixed order and do not clamp, which would
-    stop the generator's gradient; hue turns the chroma plane, linear in the image, where the paper's turns
-    HSV's hue, which has no gradient at grey; a crop wider than the image is cut to its width. There is no
+    Differs from the paper: the colour operations have a fixed order and do not clamp, which would stop the
+    generator's gradient; the hue rotates the chroma plane, linear in the image, where the paper rotates the
+    hue of HSV, which has no gradient at grey; a crop wider than the image is cut to its width. There is no
     blur, which the paper leaves out for small images too.
     """
 
@@ -159,28 +162,28 @@ class StrongAugment:
     smallest: float = option(0.2, least=0, most=1)
     """Smallest share of the image's area that a crop keeps; the largest is 1."""
     aspect: float = factor(4 / 3)
-    """Largest ratio of a crop's sides, either way."""
+    """Largest ratio of a crop's longer side to its shorter one."""
     flip: float = option(0.5, least=0, most=1)
     """Probability of a mirror image."""
     colour: float = option(0.8, least=0, most=1)
-    """Probability of the four changes below together."""
+    """Probability of the colour jitter, the four changes below together."""
     brightness: float = option(0.4, least=0)
-    """Largest change of the factor of the light, from black, -1."""
+    """Largest change of brightness: the light, measured from black (-1), is multiplied by 1 +- this."""
     contrast: float = option(0.4, least=0)
-    """Largest change of the factor of the difference from the image's mean."""
+    """Largest change of contrast: the difference from the image's mean is multiplied by 1 +- this."""
     saturation: float = option(0.4, least=0)
-    """Largest change of the factor of the difference from grey."""
+    """Largest change of saturation: the difference from grey is multiplied by 1 +- this."""
     hue: float = option(0.1, least=0)
-    """Largest turn of hue either way, in turns."""
+    """Largest rotation of the hue either way, in turns (1 is 360 degrees)."""
     grey: float = option(0.2, least=0, most=1)
-    """Probability of losing all colour."""
+    """Probability that the image becomes grey."""
 
     @property
     def active(self) -> bool:
         return max(self.crop, self.flip, self.colour, self.grey) > 0
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw from `rng`, which lies on the device of the images, and augment."""
+        """The augmented images; all random numbers come from `rng`, which is on the images' device."""
         if max(self.crop, self.flip) > 0:
             images = self._geometry(images, rng)
         if self.colour > 0:
@@ -217,14 +220,14 @@ class StrongAugment:
 
 
 def luma(images: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, H, W)."""
+    """The luma (ITU-R BT.601) of images (B, C, H, W), C 1 or 3: (B, 1, H, W)."""
     if images.shape[1] == 1:
         return images
     return (images * images.new_tensor(LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
 
 
 def hue_matrix(turns: Tensor) -> Tensor:
-    """Maps of red, green and blue, (B, 3, 3), that turn the chroma plane by `turns` (B,) and keep luma."""
+    """Matrices (B, 3, 3) on red, green and blue that rotate the chroma by `turns` (B,) and keep the luma."""
     angle = 2 * math.pi * turns.float()
     into = torch.tensor((LUMA, *CHROMA), device=turns.device)  # (3, 3)
     turned = torch.zeros(len(turns), 3, 3, device=turns.device)

@@ -1,4 +1,4 @@
-"""Consistency of the discriminator: balanced consistency regularisation, and CutMix for one of pixels.
+"""Consistency regularisation of the discriminator: bCR, and CutMix for the U-Net discriminator.
 
 Shapes: B batch, C channels, R resolution.
 """
@@ -22,11 +22,11 @@ from vitgan.registry import register
 @register
 @dataclass(frozen=True, kw_only=True)
 class BCR(Term):
-    """real E(D(x) - D(T(x)))^2 + fake E(D(G(z)) - D(T(G(z))))^2.
+    """Balanced consistency regularisation: real E(D(x) - D(T(x)))^2 + fake E(D(G(z)) - D(T(G(z))))^2.
 
-    The adversarial loss sees x through the game's DiffAugment. The second view is, by `against`, another draw
-    of it ([authors]: two independent augmentations) or the clean image (arXiv 2002.04724: clean against
-    augmented). With no DiffAugment in the game, "augmented" is itself clean against augmented.
+    The adversarial loss sees x through the game's augmentation. `against` chooses the second view that D is
+    to judge alike: another draw of the augmentation, as in ViTGAN's release, or the clean image, as in arXiv
+    2002.04724. In a game without augmentation "augmented" compares the clean image with an augmented one.
     """
 
     real: float = option(10.0, least=0)
@@ -34,7 +34,7 @@ class BCR(Term):
     fake: float = option(10.0, least=0)
     """Weight on fake images."""
     against: Literal["augmented", "clean"] = "augmented"
-    """The second view: another augmentation of the image, or the image itself."""
+    """The second view: another random augmentation of the image, or the image itself."""
     augment: DiffAugment | None = None
     """The second view's augmentation T; None is the game's own, or the default one where that is off."""
 
@@ -43,7 +43,7 @@ class BCR(Term):
         return self.real > 0 or self.fake > 0
 
     def check(self, augment: Augmentation) -> None:
-        """Raise UserError where the images are compared with themselves."""
+        """Raise UserError where the term would compare every image with itself."""
         if self.active and self.against == "clean" and not augment.active:
             raise UserError(
                 "bCR against clean images compares each image with itself when nothing is augmented: "
@@ -71,26 +71,27 @@ def _clean(images: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG001
 @register(name="cutmix")
 @dataclass(frozen=True, kw_only=True)
 class CutMix(Term):
-    """In some steps, real and fake images mixed by a mask M, 1 where real: mix(x, y) = M x + (1 - M) y.
+    """CutMix of the U-Net discriminator (arXiv 2002.12655): real and fake images mixed by a mask M.
 
-    Three addends: the encoder has to call the mixed image fake, the decoder to name each pixel's source, and
-    consistency E|D_dec(mix(x, G(z))) - mix(D_dec(x), D_dec(G(z)))|^2, D_dec being logits. The gradient flows
-    through both sides. The mixture is of images as the discriminator saw them, in a pass of its own.
+    mix(x, y) = M x + (1 - M) y, M 1 where the pixel is real. The term has three addends: the encoder must
+    call the mixed image fake, the decoder must tell the source of each pixel, and it must be consistent,
+    E|D_dec(mix(x, G(z))) - mix(D_dec(x), D_dec(G(z)))|^2 of logits D_dec, with a gradient through both sides.
+    Images are mixed as the discriminator saw them, and judged in a forward pass of their own.
 
-    [choice] The loss of the mixed image is logistic, as the paper's, in a game of any loss. In a step that
-    mixes, the loss of the unmixed images stays; the paper's authors' release leaves it out there.
+    Our choice: the loss of the mixed image is logistic, as in the paper, whatever the game's loss. In a step
+    that mixes, the loss of the unmixed images stays; the authors' release leaves it out there.
     """
 
     image: float = option(1.0, least=0)
-    """Weight of the encoder's loss."""
+    """Weight of the encoder's loss on the mixed image."""
     pixels: float = option(1.0, least=0)
-    """Weight of the decoder's loss."""
+    """Weight of the decoder's loss on the pixels of the mixed image."""
     consistency: float = option(1.0, least=0)
-    """Weight of the consistency."""
+    """Weight of the consistency of the decoder's logits."""
     probability: float = option(0.5, least=0, most=1)
     """Share of the steps that mix, after the warm-up."""
     warm_up: int = option(0, least=0)
-    """Steps over which that share rises linearly from 0."""
+    """Steps over which `probability` rises linearly from 0 at the start of training."""
 
     @property
     def active(self) -> bool:
@@ -100,7 +101,10 @@ class CutMix(Term):
         return None
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        """Raises UserError where the discriminator does not judge pixels."""
+        """Weighted scalars by name, none in a step that does not mix.
+
+        Raises UserError where the discriminator has no logits of pixels.
+        """
         real, fake = seen.judged_real.pixels, seen.judged_fake.pixels
         if real is None or fake is None:
             raise UserError(
@@ -128,7 +132,7 @@ def rectangles(images: Tensor, rng: torch.Generator) -> Tensor:
 
     The rectangle's share of the area is uniform in [0, 1] and its sides are in proportion to the image's; its
     centre is uniform over the pixels, and what the border cuts off is not made up for (arXiv 1905.04899).
-    [choice] Either value is as likely to be the rectangle's, and no mask is all of one value.
+    Our choice: the rectangle is 0 or 1 with equal probability, and no mask is constant.
     """
     size = images.shape[-1]
     area, row, column, coin = uniform(rng, len(images), 4, 1).unbind(1)

@@ -23,9 +23,9 @@ from vitgan.registry import register
 class Contrastive(Term):
     """real NT-Xent(h_r of two views of each real image) + fake SupCon(h_f of fakes against both real views).
 
-    It wants a discriminator with projections, and at least two images in a batch. The images of all
-    processes are compared. The weight of the adversarial loss, lambda_dis, is 1.
-    The second view of the fakes is not used: the paper has one of each fake.
+    The discriminator must have projections, and a batch at least two images. The images of all processes are
+    compared. The weight of the adversarial loss, lambda_dis, is 1. The second view of the fakes is not used,
+    as the paper has a single view of each fake.
     """
 
     real: float = option(1.0, least=0)
@@ -33,7 +33,7 @@ class Contrastive(Term):
     fake: float = option(1.0, least=0)
     """Weight of the loss of fake images, lambda_con."""
     temperature: float = option(0.1, above=0)
-    """Divisor of the cosine similarities."""
+    """Divisor tau of the cosine similarities."""
 
     image_by_image = False
 
@@ -49,7 +49,10 @@ class Contrastive(Term):
         return augment if augment.active else StrongAugment()
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        """Raises UserError where the discriminator has no projections, or the batch is of one image."""
+        """The two weighted losses by name.
+
+        Raises UserError where the discriminator has no projections, or the batch has a single image.
+        """
         assert seen.second_real is not None
         first, second, fake = (
             judged.projections for judged in (seen.judged_real, seen.second_real, seen.judged_fake)
@@ -70,7 +73,7 @@ class Contrastive(Term):
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """SimCLR's loss of two views (B, E) of the same images (arXiv 2002.05709, eq. 1), a scalar.
 
-    Each of the 2B projections has to find the other view of its image among the 2B - 1 others.
+    Each of the 2B projections must pick out the other view of its image among the 2B - 1 others.
     """
     logits = _similarities(torch.cat((first, second)), temperature)  # (2B, 2B)
     count = len(first)
@@ -81,9 +84,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 def fakes_against_reals(fake: Tensor, real: Tensor, temperature: float) -> Tensor:
     """Supervised contrastive loss of fakes (B, E), one class, against reals (M, E), a scalar.
 
-    For each fake the mean, over the other fakes, of -log of the share that the pair has among all pairs of
-    that fake (arXiv 2004.11362, eq. 2, with fakes alone as anchors: arXiv 2103.09742). Fakes attract each
-    other and repel the real images, which do not attract each other.
+    For each fake it averages, over the other fakes, -log of the softmax probability of the pair among all
+    pairs of that fake (arXiv 2004.11362, eq. 2, with only fakes as anchors as in arXiv 2103.09742). Fakes
+    attract each other and repel the real images, which do not attract each other.
     """
     count = len(fake)
     logits = _similarities(torch.cat((fake, real)), temperature)[:count]  # (B, B + M)
@@ -93,6 +96,6 @@ def fakes_against_reals(fake: Tensor, real: Tensor, temperature: float) -> Tenso
 
 
 def _similarities(z: Tensor, temperature: float) -> Tensor:
-    """Cosines of (N, E) over the temperature, (N, N); minus infinity of each with itself."""
+    """Cosine similarities of z (N, E) divided by the temperature, (N, N), with minus infinity as diagonal."""
     z = F.normalize(z, dim=1)
     return (z @ z.mT / temperature).fill_diagonal_(-torch.inf)

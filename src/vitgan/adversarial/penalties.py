@@ -41,8 +41,8 @@ class _SquaredGradient(Term):
 class R1(_SquaredGradient):
     """gamma / 2 E|grad_x D(x)|^2 over real images (arXiv 1801.04406), every `every` steps and times `every`.
 
-    [choice] x is the image that the discriminator sees, after augmentation: no double backward passes
-    through the augmentation.
+    Our choice: x is the image that the discriminator sees, after augmentation, so that no double backward
+    passes through the augmentation.
     """
 
     gamma: float = option(0.1, least=0)
@@ -59,13 +59,13 @@ class R1(_SquaredGradient):
 class R2(_SquaredGradient):
     """gamma / 2 E|grad_x D(x)|^2 over fake images (arXiv 1801.04406; beside R1 in arXiv 2501.05441).
 
-    [choice] x is the image that the discriminator sees, after augmentation.
+    Our choice: x is the image that the discriminator sees, after augmentation.
     """
 
     gamma: float = option(0.1, least=0)
     """Weight; 0 leaves the penalty out."""
     every: int = option(16, least=1)
-    """Steps between two penalties, each of which is multiplied by as many."""
+    """Steps between two penalties, each of which is multiplied by this number (lazy regularisation)."""
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
         return {"r2": self._penalty(seen, seen.fake)} if self.due(seen.step) else {}
@@ -83,7 +83,7 @@ class _FiniteDifference(Term):
         return self.gamma > 0
 
     def _near(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """The first images of the batch (B, C, H, W) with noise, (M, C, H, W)."""
+        """The first M of the images (B, C, H, W) with noise added, (M, C, H, W); M is `share` of B."""
         count = max(1, round(self.share * len(images)))
         return images[:count] + self.sigma * normal(rng, count, *images.shape[1:]).to(images.dtype)
 
@@ -96,7 +96,7 @@ class _FiniteDifference(Term):
 @register
 @dataclass(frozen=True, kw_only=True)
 class ApproximateR1(_FiniteDifference):
-    """R1 by finite differences (arXiv 2501.08316, 2511.22475), on a part of the real images, in every step.
+    """R1 by finite differences (arXiv 2501.08316, 2511.22475) on a part of the real images, in every step.
 
     For small `sigma` the mean over n of ((D(x + sigma n) - D(x)) / sigma)^2 is |grad_x D(x)|^2. The perturbed
     images join the discriminator's one pass, so attention stays fused. In bf16 a `sigma` below about 0.05
@@ -120,7 +120,7 @@ class ApproximateR1(_FiniteDifference):
 @register
 @dataclass(frozen=True, kw_only=True)
 class ApproximateR2(_FiniteDifference):
-    """R2 by finite differences on a part of the fake images, every step; see `ApproximateR1`."""
+    """R2 by finite differences on a part of the fake images, in every step; see `ApproximateR1`."""
 
     gamma: float = option(0.1, least=0)
     """Weight; 0 leaves the penalty out."""
@@ -141,8 +141,8 @@ class ApproximateR2(_FiniteDifference):
 class GradientPenalty(Term):
     """weight E(|grad_x D(x)| / centre - 1)^2 at points x between real and fake images (arXiv 1704.00028).
 
-    The division by `centre`, which makes the target a slope of `centre`, is arXiv 1710.10196's. [choice]
-    x lies between images as the discriminator sees them, after augmentation.
+    The division by `centre`, which makes the target a slope of `centre`, is that of arXiv 1710.10196. Our
+    choice: x lies between images as the discriminator sees them, after augmentation.
     """
 
     weight: float = option(10.0, least=0)
@@ -163,9 +163,9 @@ class GradientPenalty(Term):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Drift(Term):
-    """weight E D(x)^2 over real images: keeps logits whose zero no loss fixes from wandering off.
+    """weight E D(x)^2 over real images, which keeps the logits near 0 (arXiv 1710.10196, appendix A.1).
 
-    (arXiv 1710.10196, appendix A.1, beside the Wasserstein loss.)
+    It belongs to a loss that is blind to a constant added to all logits, as the Wasserstein loss.
     """
 
     weight: float = option(0.001, least=0)
@@ -184,8 +184,8 @@ class Drift(Term):
 class Centring(Term):
     """weight (mean of D over real and fake images)^2 (after the centring of arXiv 2511.22475).
 
-    It keeps the part of the logits that a relativistic loss does not see, what real and fake have in common,
-    from wandering off to where bf16 has no digits left.
+    A relativistic loss does not see what the logits of real and fake images have in common; this term keeps
+    it near 0, where bf16 has digits left for their difference.
     """
 
     weight: float = option(0.001, least=0)
@@ -205,20 +205,20 @@ class Centring(Term):
 class PathLength(GeneratorTerm):
     """weight E(|J_w^T y| - a)^2, J_w = d G(w) / d w, y ~ N(0, I) / sqrt(HW) (eq. 4), every `every` steps.
 
-    It is multiplied by `every`. a is the running mean of |J_w^T y|, the generator's buffer
-    `path_length_mean`; it moves here alone, before it is used; no gradient passes it. The images are
-    the term's own, in fp32. Where w is (B, L, E), one style a layer, the norm is the root of the mean over L
-    of squared norms, [StyleGAN2's release].
+    Equations and appendix are those of arXiv 1912.04958. The term is multiplied by `every`. a is the running
+    mean of |J_w^T y|, kept in the generator's buffer `path_length_mean`; only this term updates it, before
+    using it, and no gradient flows through it. The images are the term's own, in fp32. Where w is (B, L, E),
+    one style for each layer, the norm is the root of the mean over L of squared norms, as in the release.
 
-    Differs from the paper: the noise within the generator is its fixed one, styles are not mixed.
+    Differs from the paper: the noise within the generator is fixed, and styles are not mixed.
     """
 
     weight: float = option(2.0, least=0)
     """Weight; 0 leaves the term out."""
     every: int = option(4, least=1)
-    """Steps between two of them (lazy regularisation, appendix B)."""
+    """Generator updates from one with the term to the next (lazy regularisation, appendix B)."""
     decay: float = option(0.01, least=0, most=1)
-    """Share of the newest mean in the running one."""
+    """Weight of the newest mean in the running mean."""
     shrink: int = option(2, least=1)
     """The term has a batch of its own, smaller than the update's by this factor."""
 
@@ -230,7 +230,10 @@ class PathLength(GeneratorTerm):
         return (step + 1) % self.every == 0
 
     def losses(self, seen: GeneratorPass) -> dict[str, Tensor]:
-        """Raises UserError where the generator keeps no `path_length_mean`."""
+        """The weighted penalty by name; empty in an update in which it is not due.
+
+        Raises UserError where the generator keeps no `path_length_mean`.
+        """
         mean = dict(seen.generator.named_buffers(recurse=False)).get("path_length_mean")
         if mean is None:
             raise UserError(

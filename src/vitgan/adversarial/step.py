@@ -20,10 +20,11 @@ from vitgan.spans import span
 
 
 class Fakes:
-    """Images G(z) of z (B, Z) with labels (B,) or None, made in `parts` parts.
+    """Images G(z) of z (B, Z) with labels (B,) or None, generated in `parts` micro-batches.
 
-    With `learn` the activations are kept until `backward`: one forward serves the updates of both players.
-    With `again` they are not, and the images are made again, a part at a time, with the same random numbers.
+    With `learn` the activations are kept until `backward`: one forward pass serves the updates of both
+    players. With `again` they are not kept, and `backward` generates the images anew, a micro-batch at a
+    time, with the same random numbers.
 
     Attributes
         images: (B, C, H, W) in [-1, 1], fp32, without a gradient.
@@ -53,7 +54,7 @@ class Fakes:
         return self._generator.training_images(*self._inputs[part], self._rng).float()
 
     def backward(self, gradient: Tensor) -> None:
-        """Add what the gradient (B, C, H, W) of the images means for the generator's parameters to theirs."""
+        """Backpropagate the gradient (B, C, H, W) of the images into the generator's parameters, once."""
         gradients = gradient.chunk(len(self._inputs))
         if self._kept is not None:
             kept, self._kept = self._kept, None
@@ -73,7 +74,7 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Game:
-    """The rules: the same in every step."""
+    """The rules of the adversarial game, which are the same in every step."""
 
     loss: AdversarialLoss
     augment: Augmentation
@@ -84,22 +85,26 @@ class Game:
     shared_fakes: bool = True
     """The generator learns from the fakes of the discriminator's update: one forward pass for both."""
     judge_real_again: bool = False
-    """The real images' logits in the generator's loss are the updated discriminator's, at one more pass."""
+    """The generator's loss sees the real images' logits of the updated discriminator, which takes a further
+    forward pass; else it sees those of the discriminator's update."""
     accumulate: int = 1
-    """Parts of a batch that pass the networks one after the other; must divide it."""
+    """Micro-batches of a batch, whose gradients are accumulated; must divide the batch."""
     make_again: bool = False
-    """Make the fakes again for the generator's update: less memory, one more forward pass."""
+    """Generate the fakes anew for the generator's update: less memory, one more forward pass."""
     dtype: torch.dtype = torch.float32
-    """Of the activations; weights, losses and penalties stay in fp32."""
+    """The dtype of the activations; weights, losses and penalties stay in fp32."""
     strength: Tensor | float = 1.0
     """Factor of every gradient penalty, a scalar that a schedule may fill anew before each step."""
 
     def learns(self, step: int) -> bool:
-        """Whether the generator is updated in the step of that number."""
+        """Whether the generator is updated in step number `step`, counted from 0."""
         return (step + 1) % self.generator_every == 0
 
     def kind(self, step: int) -> tuple[bool, ...] | None:
-        """Steps of one kind do the same work; None where only the step itself can tell what it does."""
+        """Which parts of the game step number `step` runs: steps of one kind do the same work.
+
+        None where a term decides that only within the step.
+        """
         learns = self.learns(step)
         due = [term.due(step) for term in self.terms]
         due += [term.due(step // self.generator_every) for term in self.generator_terms if learns]
@@ -108,7 +113,7 @@ class Game:
 
 @dataclass(frozen=True, kw_only=True)
 class Players:
-    """The two networks and what updates them."""
+    """The two networks and their optimisers."""
 
     generator: Generator
     discriminator: Discriminator
@@ -123,8 +128,8 @@ def train_step(
 
     `rng`, on the device of `real`, is the only source of randomness. Returns detached scalars: every term of
     the discriminator's loss, the generator's loss, mean logits and both gradient norms.
-    Where several processes train together, the images are this one's part of the batch, and so are the
-    numbers; the gradients are the mean of all.
+    Where several processes train together, the images are this process's share of the batch and the scalars
+    are of that share; the gradients are averaged over all processes.
     """
     due = game.learns(step)
     fakes = draw(players.generator, game, len(real), labels, rng, learn=due and game.shared_fakes)
@@ -139,7 +144,7 @@ def train_step(
 def draw(
     generator: Generator, game: Game, count: int, labels: Tensor | None, rng: torch.Generator, *, learn: bool
 ) -> Fakes:
-    """`count` fakes; with `learn` their gradient will be asked for."""
+    """`count` fakes of random latents; with `learn` they can be backpropagated through."""
     z = normal(rng, count, generator.latent_dim)
     with span("generator forward"):
         return Fakes(
@@ -162,10 +167,10 @@ def discriminator_step(
     rng: torch.Generator,
     step: int,
 ) -> tuple[Metrics, list[Judgement]]:
-    """One pass over [real, fake, their other views]; adversarial loss and terms; one update of D.
+    """One update of D: a pass over [real, fake, their further views], the adversarial loss and the terms.
 
-    Returns the numbers, and what D says of the real images for the generator's loss, a judgement for each
-    part of the batch and without a gradient.
+    Returns detached scalars, and D's outputs for the real images, which the generator's loss needs, without a
+    gradient and one judgement for each micro-batch.
     """
     discriminator, optimiser = players.discriminator, players.optimiser_discriminator
     views = augmented_views(game, torch.cat((real, fake.to(real.dtype))), rng)
@@ -189,7 +194,7 @@ def discriminator_step(
 def _judged_again(
     discriminator: Discriminator, game: Game, seen: Tensor, labels: Tensor | None
 ) -> list[Judgement]:
-    """What the updated D says of the real images as it saw them, in the parts of the batch."""
+    """The updated D's outputs for the real images as it saw them, one judgement for each micro-batch."""
     parts = game.accumulate
     own_labels = [None] * parts if labels is None else labels.chunk(parts)
     views = zip(seen.chunk(parts), own_labels, strict=True)
@@ -198,7 +203,7 @@ def _judged_again(
 
 
 def _learn(game: Game, passes: list[Pass]) -> Metrics:
-    """The gradient of D's loss in one part of a batch; returns the part's share of the batch's numbers."""
+    """Backpropagate D's loss on one micro-batch; returns its scalars over the number of micro-batches."""
     losses = _adversarial(game.loss, passes[0].judged_real, passes[0].judged_fake)
     for term, seen in zip(game.terms, passes[1:], strict=True):
         with span(f"term {type(term).__name__}"):
@@ -214,7 +219,7 @@ def _learn(game: Game, passes: list[Pass]) -> Metrics:
 
 
 def _summed(shares: list[Metrics]) -> Metrics:
-    """The sum of the parts' shares of each number; one that only some parts have is summed over those."""
+    """The sum over micro-batches of each scalar, over those that have it."""
     names = dict.fromkeys(name for share in shares for name in share)
     return {name: torch.stack([s[name] for s in shares if name in s]).sum() for name in names}
 
@@ -227,15 +232,15 @@ def discriminator_pass(
     rng: torch.Generator,
     step: int,
 ) -> list[Pass]:
-    """D's one pass over `both` = [real, fake], augmented, and each term's second view of them.
+    """D's forward pass over `both` = [real, fake] (2B, C, H, W), augmented, and the terms' second views.
 
-    Returns what the adversarial loss sees, then what each term sees.
+    Returns the pass as the adversarial loss sees it, then as each term sees it.
     """
     return judged_views(discriminator, game, augmented_views(game, both, rng), labels, rng, step)
 
 
 def augmented_views(game: Game, both: Tensor, rng: torch.Generator) -> list[Tensor]:
-    """The images of D's pass: [real, fake] (2B, C, H, W) augmented, then each term's view of them."""
+    """The images of D's pass: [real, fake] (2B, C, H, W) augmented, then the terms' second views of them."""
     makers = [maker for maker in _makers(game) if maker is not None]
     with span("augment"), of_halves(rng):
         return [game.augment(both, rng), *(make(both, rng) for make in makers)]
@@ -249,10 +254,10 @@ def judged_views(
     rng: torch.Generator,
     step: int,
 ) -> list[Pass]:
-    """One pass over all `views` and what terms perturb; gives what the loss sees, then what each term sees.
+    """One forward pass of D over all `views` and the images that terms perturb.
 
-    `views` are (2B, C, H, W) each, [real, fake]: the game's own, then the second views of the terms that have
-    one.
+    `views` are [real, fake] (2B, C, H, W) each: the game's own, then the second views of the terms that have
+    one. Returns the pass as the adversarial loss sees it, then as each term sees it.
     """
     seen_real, seen_fake = views[0].chunk(2)
     near = [_near(term, seen_real, seen_fake, rng, step) for term in game.terms]
@@ -286,7 +291,7 @@ def judged_views(
 def _near(
     term: Term, real: Tensor, fake: Tensor, rng: torch.Generator, step: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """What a term perturbs in this step, near real and near fake images."""
+    """The real and the fake images as `term` perturbs them in this step; None instead of either for none."""
     return (None, None) if term.due(step) is False else term.perturbed(real, fake, rng)
 
 
@@ -299,9 +304,10 @@ def generator_step(
     rng: torch.Generator,
     step: int,
 ) -> Metrics:
-    """One update of G, by the gradient of its `fakes` in the frozen D and by its own terms.
+    """One update of G by the adversarial loss of its `fakes`, with D frozen, and by G's own terms.
 
-    `judged_real` is what D says of as many real images, a judgement for each part of the batch.
+    `judged_real` is D's outputs for as many real images, one judgement for each micro-batch. Returns detached
+    scalars.
     """
     generator, optimiser = players.generator, players.optimiser_generator
     optimiser.zero_grad(set_to_none=True)
@@ -329,7 +335,7 @@ def fooling_gradient(
     labels: Tensor | None,
     rng: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """G's adversarial loss on the images `fake` (B, C, H, W), augmented, and its gradient there."""
+    """G's adversarial loss on the images `fake` (B, C, H, W), augmented, and its gradient by these images."""
     fake = fake.detach().requires_grad_()
     with span("augment"):
         view = game.augment(fake, rng)
@@ -353,7 +359,7 @@ def fooling_gradient(
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within it no parameter of `module` gets a gradient."""
+    """A context within which no parameter of `module` gets a gradient."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -369,7 +375,7 @@ def _makers(game: Game) -> list[Callable[[Tensor, torch.Generator], Tensor] | No
 
 
 def _part_of_halves(view: Tensor, part: int, parts: int) -> Tensor:
-    """Part `part` of `parts` of [real, fake] (2B, ...): that part of both."""
+    """Micro-batch `part` of `parts` of a view [real, fake] (2B, ...): that part of either half."""
     return view if parts == 1 else torch.cat([half.chunk(parts)[part] for half in view.chunk(2)])
 
 
@@ -388,9 +394,9 @@ def _fooling(loss: AdversarialLoss, real: Judgement, fake: Judgement) -> Tensor:
 
 
 def _update(optimiser: torch.optim.Optimizer, name: str, share: float) -> Tensor:
-    """One optimiser step by the mean of all processes' gradients; returns its norm.
+    """One optimiser step by the gradients averaged over all processes; returns the norm of that average.
 
-    `share` is this process's of the batch.
+    `share` is the weight of this process's gradients, its share of the batch.
     """
     with span(name):
         parameters = [p for group in optimiser.param_groups for p in group["params"]]

@@ -1,4 +1,4 @@
-"""What a term of a player's loss sees, what it can ask for, and what it gives.
+"""The interface of the terms of a loss: what a term receives, can request, and returns.
 
 Shapes: B batch, M images of a part of it, C channels, H x W image.
 """
@@ -19,26 +19,31 @@ View = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Pass:
-    """The discriminator's one pass of an update, as the terms see it."""
+    """The discriminator's forward pass of one update, as the terms of its loss receive it."""
 
     discriminator: Discriminator
     step: int
-    """Updates before this one."""
+    """Number of updates before this one."""
     rng: torch.Generator
-    """For what a term draws beyond the pass, on the device of the images."""
+    """The source of what a term draws beyond the pass, on the device of the images."""
     real: Tensor
     """Real images as the discriminator saw them, (B, C, H, W)."""
     fake: Tensor
     """Fake images as the discriminator saw them, (B, C, H, W), without a gradient."""
     labels: Tensor | None
+    """Labels (B,) of the real images and, alike, of the fake ones; None without classes."""
     judged_real: Judgement
+    """The discriminator's outputs for `real`."""
     judged_fake: Judgement
+    """The discriminator's outputs for `fake`."""
     second_real: Judgement | None = None
-    """What is said of the term's own second view of the real images; None where it asked for none."""
+    """The outputs for the term's second view of the real images; None where it requested none."""
     second_fake: Judgement | None = None
+    """The outputs for the term's second view of the fake images; None where it requested none."""
     near_real: Judgement | None = None
-    """What is said of the perturbed real images that the term asked for, those of the first M; else None."""
+    """The outputs for the first M real images as the term perturbed them; None where it perturbed none."""
     near_fake: Judgement | None = None
+    """The outputs for the first M fake images as the term perturbed them; None where it perturbed none."""
     dtype: torch.dtype = torch.float32
     """The dtype of the activations."""
     strength: Tensor | float = 1.0
@@ -47,8 +52,8 @@ class Pass:
     def gradient(self, images: Tensor) -> Tensor:
         """grad_x D(x) at `images` (B, C, H, W), the same shape, differentiable again.
 
-        It takes a pass of its own, in fp32, with attention by plain products: the fused kernel has no second
-        derivative.
+        It takes a forward pass of its own, in fp32, with attention by plain products, as the fused kernel has
+        no second derivative.
         """
         images = images.detach().float().requires_grad_()
         with sdpa_kernel(SDPBackend.MATH):
@@ -60,14 +65,14 @@ class Pass:
 class Term:
     """One addend, or several, of the discriminator's loss; a subclass is a frozen dataclass of its options.
 
-    `losses` is all that a term must define. What it needs beyond the pass it asks for by `second_view`,
-    `perturbed` or `Pass.gradient`.
+    `losses` is all that a term must define. Whatever it needs beyond the common pass it requests through
+    `second_view`, `perturbed` or `Pass.gradient`.
     """
 
     player = "discriminator"
-    """Whose loss the term is added to."""
+    """The player to whose loss the term is added."""
     image_by_image = True
-    """Whether the loss is a mean over images, none of which sees another of its batch."""
+    """Whether the loss is a mean over images, each of which contributes independently of its batch."""
 
     @property
     def active(self) -> bool:
@@ -78,7 +83,7 @@ class Term:
         """Raise UserError where the term makes no sense in a game with that augmentation."""
 
     def second_view(self, augment: Augmentation) -> View | None:  # noqa: ARG002
-        """Makes the term's second view of all images, which joins the one pass; None for no such view.
+        """A function that makes a second view of all images, which joins the pass; None for no such view.
 
         `augment` is the game's own augmentation.
         """
@@ -90,10 +95,10 @@ class Term:
         fake: Tensor,  # noqa: ARG002
         rng: torch.Generator,  # noqa: ARG002
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Images near those that the discriminator sees, which join the one pass; None for none.
+        """Perturbed real and fake images, which join the pass; None instead of either for none.
 
-        `real` and `fake` are (B, C, H, W) as the discriminator sees them; what is given, (M, C, H, W) each,
-        is near the first M of them. Only asked in a step in which the term is due.
+        `real` and `fake` are (B, C, H, W) as the discriminator sees them; what is returned, (M, C, H, W)
+        each, are perturbations of the first M of them. Called only in steps in which the term is due.
         """
         return None, None
 
@@ -102,21 +107,23 @@ class Term:
         return True
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:
-        """Weighted scalars by name; empty in a step that has none."""
+        """The weighted losses, scalars by name; empty in a step in which the term is not due."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class GeneratorPass:
-    """An update of the generator, as its own terms see it."""
+    """One update of the generator, as the terms of its loss receive it."""
 
     generator: Generator
     step: int
-    """Updates of the generator before this one."""
+    """Number of the generator's updates before this one."""
     rng: torch.Generator
+    """The source of what a term draws, on the device of the generator."""
     count: int
-    """Images B of the update."""
+    """Number B of images of the update."""
     labels: Tensor | None
+    """Labels (B,) of the update's images; None without classes."""
     dtype: torch.dtype
     """The dtype of the activations."""
 
@@ -139,5 +146,5 @@ class GeneratorTerm:
         return True
 
     def losses(self, seen: GeneratorPass) -> dict[str, Tensor]:
-        """Weighted scalars by name; empty in a step that has none."""
+        """The weighted losses, scalars by name; empty in a step in which the term is not due."""
         raise NotImplementedError
