@@ -36,7 +36,7 @@ PLACES: dict[Kind, str] = {
     "augment": "vitgan.adversarial",
     "term": "vitgan.adversarial",
     "source": "vitgan.data.sources",
-    "metric": "vitgan.metrics",
+    "metric": "vitgan.metrics.statistics",
     "logger": "vitgan.engine.loggers",
 }
 Class = TypeVar("Class", bound=type)
@@ -176,6 +176,11 @@ def get(kind: Kind, name: str) -> type:
             f"module of your own with --use.{did_you_mean(name, names(kind))}"
         )
     return found.cls
+
+
+def has(kind: Kind, name: str) -> bool:
+    """Whether there is a part of exactly that name, among what installed packages announce too."""
+    return name in names(kind) or (_announced() and name in names(kind))
 
 
 def find(kind: Kind, type_name: str, module: str | None) -> type | None:
