@@ -150,9 +150,14 @@ def _networks(cls: Any) -> tuple[Kind, ...]:
     return found or ("generator", "discriminator")  # type: ignore[return-value]
 
 
-def parts(kind: Kind) -> list[Part]:
-    """All parts of a kind that are known: the package's own, then others; sorted by name."""
+def parts(kind: Kind, *, installed: bool = False) -> list[Part]:
+    """All parts of a kind that are known: the package's own, then others; sorted by name.
+
+    With `installed` those that installed packages announce are imported first.
+    """
     _load(kind)
+    if installed:
+        _announced()
     own = [part for part in _parts if kind in part.kinds]
     return sorted(own, key=lambda part: (part.module is not None, part.name))
 
@@ -259,7 +264,7 @@ def _announced() -> bool:
 
 @contextmanager
 def _named_as(word: str) -> Iterator[None]:
-    """Within it classes are registered as what `--use WORD` gives."""
+    """A context within which classes are registered as parts that `--use WORD` gives."""
     _using.append(word)
     try:
         yield

@@ -14,12 +14,12 @@ EXAMPLES = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+    """Declare the arguments."""
     add_output(parser, quiet=False)
     parser.add_argument(
         "--parts",
         action="store_true",
-        help="list the parts that a recipe can be made of: losses, terms, networks, sources and others",
+        help="list the parts that a recipe can be made of: losses, terms, networks, metrics and others",
     )
     parser.add_argument("--use", action="append", metavar="FILE|MODULE", help="count in parts of your own")
 
@@ -45,7 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _parts(options: argparse.Namespace) -> int:
     """Print the parts by kind; returns the exit code."""
-    found = {kind: {part.name: part.summary for part in registry.parts(kind)} for kind in registry.KINDS}
+    found = {
+        kind: {part.name: part.summary for part in registry.parts(kind, installed=True)}
+        for kind in registry.KINDS
+    }
     if options.json:
         print(json_of(found))
         return 0
