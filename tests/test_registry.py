@@ -1,6 +1,7 @@
 """Parts of one's own: registered by name, used from the command line, named in what a run writes."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import vitgan
 from vitgan import registry
+from vitgan.cli import main
 from vitgan.config import check, from_dict, to_dict
 from vitgan.data import ArraySource, open_source
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
@@ -37,6 +39,16 @@ class LeastSquares:
 
     def generator(self, real, fake):
         return (fake - self.margin).square().mean()
+'''
+
+METRIC = '''
+@vitgan.register
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """Distance of the mean features."""
+
+    def measure(self, real, fake):
+        return {"shift": (real.mean(0) - fake.mean(0)).norm()}
 '''
 
 
@@ -73,6 +85,43 @@ def test_a_run_samples_without_the_loss_that_trained_it(own: Path, tiny_train: T
     assert tiny_train(tmp_path / "run", "--use", own, "--loss", "least-squares", "--images", "8") == 0
     registry._parts[:] = [part for part in registry._parts if part.module is None]
     assert vitgan.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
+
+
+@pytest.fixture
+def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package with a loss, a metric and an entry point, as pip leaves one in site-packages."""
+    (tmp_path / "margins.py").write_text(OWN + METRIC)
+    facts = tmp_path / "margins-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: margins\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\nmargins = margins\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._loaded.discard(registry.ENTRY_POINTS)
+    yield tmp_path
+    sys.modules.pop("margins", None)
+    registry._loaded.discard(registry.ENTRY_POINTS)
+
+
+@pytest.mark.usefixtures("announced")
+def test_the_parts_of_an_installed_package_are_found_by_name() -> None:
+    assert "least-squares" not in registry.names("loss")
+    found = registry.get("loss", "least-squares")
+    assert to_dict(found(margin=0.5)) == {"type": "LeastSquares", "module": "margins", "margin": 0.5}
+    assert registry.has("metric", "shift")
+
+
+@pytest.mark.usefixtures("announced")
+def test_the_parts_of_an_installed_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--parts", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["loss"]["least-squares"] == "Least squares loss (arXiv 1611.04076)."
+    assert {"fid", "is", "kid", "prdc", "shift"} <= listed["metric"].keys()
+
+
+def test_an_installed_package_that_fails_is_named(announced: Path) -> None:
+    (announced / "margins.py").write_text("raise RuntimeError('out of date')\n")
+    with pytest.raises(UserError, match=r"announces as margins .*RuntimeError: out of date"):
+        registry.get("loss", "least-squares")
 
 
 def test_a_missing_part_is_kept_as_it_was_written_and_named_where_it_is_needed(own: Path) -> None:
@@ -146,9 +195,7 @@ def test_a_class_is_named_in_lower_case_with_hyphens(name: str, expected: str) -
     assert registry.name_of(type(name, (), {})) == expected
 
 
-@pytest.mark.parametrize(
-    "kind", ["generator", "discriminator", "loss", "augment", "term", "source", "logger"]
-)
+@pytest.mark.parametrize("kind", registry.KINDS)
 def test_the_packages_parts_say_what_they_are(kind: registry.Kind) -> None:
     found = registry.parts(kind)
     assert found

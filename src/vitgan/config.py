@@ -363,6 +363,35 @@ def with_word(options: Any, path: Sequence[str], word: str, where: str) -> Any:
     return dataclasses.replace(options, **{field.name: with_word(value, path[1:], word, where)})
 
 
+def defaults(cls: type) -> Any:
+    """An instance of the class's defaults. Raises UserError where a field has none."""
+    lacking = [
+        f.name for f in dataclasses.fields(cls) if f.default is MISSING and f.default_factory is MISSING
+    ]
+    if lacking:
+        raise UserError(
+            f"{cls.__name__} has no default for {lacking[0]!r}: give its field one to pick it by name."
+        )
+    return cls()
+
+
+def named(kind: Kind, name: str, words: str, where: str) -> Any:
+    """The part `name` of a kind with the options that `words` give, "field=value,field=value".
+
+    `where` is what messages put before a field. Raises UserError for an unknown option, or a wrong value.
+    """
+    cls = registry.get(kind, name)
+    options = defaults(cls)
+    for word in filter(None, words.split(",")):
+        field, _, value = word.partition("=")
+        try:
+            options = with_word(options, [field.strip()], value.strip(), f"{where}.{field.strip()}")
+        except KeyError:
+            known = ", ".join(one.name for one in dataclasses.fields(cls)) or "none"
+            raise UserError(f"The {kind} {name} has no option {field.strip()!r}; it has {known}.") from None
+    return options
+
+
 def parse(word: str, annotation: Any, where: str) -> Any:
     """The value that `word` stands for, of an annotation of int, float, bool, str, Literal, None or tuples.
 

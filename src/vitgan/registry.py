@@ -36,7 +36,7 @@ PLACES: dict[Kind, str] = {
     "augment": "vitgan.adversarial",
     "term": "vitgan.adversarial",
     "source": "vitgan.data.sources",
-    "metric": "vitgan.metrics",
+    "metric": "vitgan.metrics.statistics",
     "logger": "vitgan.engine.loggers",
 }
 Class = TypeVar("Class", bound=type)
@@ -150,9 +150,14 @@ def _networks(cls: Any) -> tuple[Kind, ...]:
     return found or ("generator", "discriminator")  # type: ignore[return-value]
 
 
-def parts(kind: Kind) -> list[Part]:
-    """All registered parts of a kind: the package's own, then others, each sorted by name."""
+def parts(kind: Kind, *, installed: bool = False) -> list[Part]:
+    """All parts of a kind that are known: the package's own, then others; sorted by name.
+
+    With `installed` those that installed packages announce are imported first.
+    """
     _load(kind)
+    if installed:
+        _announced()
     own = [part for part in _parts if kind in part.kinds]
     return sorted(own, key=lambda part: (part.module is not None, part.name))
 
@@ -176,6 +181,11 @@ def get(kind: Kind, name: str) -> type:
             f"module of your own with --use.{did_you_mean(name, names(kind))}"
         )
     return found.cls
+
+
+def has(kind: Kind, name: str) -> bool:
+    """Whether there is a part of exactly that name, among what installed packages announce too."""
+    return name in names(kind) or (_announced() and name in names(kind))
 
 
 def find(kind: Kind, type_name: str, module: str | None) -> type | None:
@@ -258,7 +268,7 @@ def _announced() -> bool:
 
 @contextmanager
 def _named_as(word: str) -> Iterator[None]:
-    """A context within which classes are registered with `word` as their `Part.module`."""
+    """A context within which classes are registered as parts that `--use WORD` gives."""
     _using.append(word)
     try:
         yield

@@ -54,9 +54,9 @@ def _strict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def aligned(lines: Mapping[str, str]) -> str:
+def aligned(lines: Mapping[str, object]) -> str:
     """A line for each name, with its value behind it; the values stand one below the other."""
-    return text_table(list(lines.items()))
+    return text_table([(name, str(value)) for name, value in lines.items()])
 
 
 def text_table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:

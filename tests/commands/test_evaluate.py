@@ -1,7 +1,8 @@
 """`vitgan evaluate` asked for what cannot be measured: one sentence, exit 2; and a run that is measured."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vitgan
+from vitgan import registry
 from vitgan.cli import main
 from vitgan.metrics.extractors import WEIGHTS_URL
 
@@ -48,6 +51,80 @@ def test_labelled_sets_are_measured(sets: tuple[Path, Path], tmp_path: Path) -> 
     assert found["protocol"]["reals"] == 40
     assert "classifier_frechet_distance" in found["metrics"]
     assert "fid" not in found["metrics"]
+
+
+OWN = '''
+from dataclasses import dataclass
+import vitgan
+
+@vitgan.register
+@dataclass(frozen=True, kw_only=True)
+class MeanDistance:
+    """Distance of the mean features."""
+
+    power: int = 2
+
+    def measure(self, real, fake):
+        distance = (real.mean(0) - fake.mean(0)).norm(self.power)
+        return {"mean_distance": distance, "count": len(fake)}
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """A file with a metric of one's own, which is forgotten after the test."""
+    path = tmp_path / "own_metrics.py"
+    path.write_text(OWN)
+    before = list(registry._parts)
+    yield path
+    registry._parts[:] = before
+    sys.modules.pop("own_metrics", None)
+
+
+def test_a_metric_of_ones_own_is_measured(
+    sets: tuple[Path, Path], own: Path, tmp_path: Path, refused: Refused
+) -> None:
+    """Its numbers bear its name, and its options are in the protocol."""
+    path = tmp_path / "numbers.json"
+    fake, real = sets
+    words = (fake, "--data", real, "--features", "classifier", "--json", path, "--metrics")
+    assert "no metric 'mean-distance'" in refused(evaluate(*words, "fid,mean-distance"))
+    assert evaluate(*words, "fid") == 0
+    without = json.loads(path.read_text())
+    found = []
+    for word in ("fid,mean-distance", "mean-distance:power=1,fid"):
+        assert evaluate("--use", own, *words, word) == 0
+        found.append(json.loads(path.read_text()))
+    first, second = (one["metrics"] for one in found)
+    assert list(first) == ["classifier_frechet_distance", "mean_distance", "mean_distance_count"]
+    assert first["classifier_frechet_distance"] == without["metrics"]["classifier_frechet_distance"]
+    assert first["mean_distance_count"] == 30
+    assert second["mean_distance"] > first["mean_distance"] > 0
+    assert [one["protocol"]["settings"]["mean_distance_power"] for one in found] == [2, 1]
+    for word, said in (
+        ("mean-distance:sides=1", "The metric mean-distance has no option 'sides'; it has power"),
+        ("kid,kid:subsets=2", "names kid with different options"),
+        ("kid:subset_size=1", "subset-size must be at least 2, not 1"),
+    ):
+        assert said in refused(evaluate("--use", own, *words, word))
+
+
+def test_a_run_scores_itself_by_a_metric_of_ones_own(
+    tiny_train: Callable[..., int], sets: tuple[Path, Path], own: Path, tmp_path: Path
+) -> None:
+    """It picks the best checkpoint, here the highest, and the run can be sampled without its file."""
+    own.write_text(OWN.replace("    power", '    better = "higher"\n    power'))
+    run, every = tmp_path / "run", ("--evaluation.every", "8", "--evaluation.count", "20")
+    words = ("--quiet", "--data.source", sets[1], "--evaluation.features", "classifier", *every)
+    only = ("--use", own, "--images", "24", "--evaluation.metrics", "mean-distance")
+    assert tiny_train(run, *words, *only) == 0
+    found = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    best = max(found, key=lambda line: line["metrics"]["mean_distance"])
+    (kept,) = (run / "best").iterdir()
+    assert int(kept.name) == best["images"]
+    registry._parts[:] = [part for part in registry._parts if part.module is None]
+    assert vitgan.load(run).sample(2).shape == (2, 1, 8, 8)
+    assert main(["runs", str(tmp_path), "--json"]) == 0
 
 
 @pytest.mark.parametrize(

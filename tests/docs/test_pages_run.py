@@ -33,7 +33,6 @@ from vitgan.bench.memory import steps_here
 from vitgan.bench.settings import Sizes
 from vitgan.cli import main
 from vitgan.metrics import extractors as features
-from vitgan.metrics.protocol import Metric
 
 pytestmark = [pytest.mark.usefixtures("quick_classifier"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -60,7 +59,7 @@ class Inception(torch.nn.Module):
 
 def inception(_path: Path, opening: features.Opening, *, official: bool) -> features.FidelityExtractor:
     del official
-    chosen: dict[Metric, str] = {
+    chosen: dict[str, str] = {
         metric: "logits_unbiased" if metric == "is" else "2048" for metric in opening.metrics
     }
     return features.FidelityExtractor("inception", Inception(), "00", chosen, opening)

@@ -9,7 +9,15 @@ import pytest
 
 from vitgan.errors import UserError
 from vitgan.metrics import Evaluation, Protocol, headline
-from vitgan.metrics.protocol import METRICS, check_counts, check_metrics, parse_metrics, possible_metrics
+from vitgan.metrics.protocol import (
+    METRICS,
+    better,
+    build_metrics,
+    check_counts,
+    check_metrics,
+    parse_metrics,
+    possible_metrics,
+)
 
 PROTOCOL = Protocol(
     features="classifier",
@@ -60,6 +68,28 @@ def test_the_headline_is_a_frechet_distance() -> None:
     assert headline({"classifier_frechet_distance": 2.0}) == ("classifier_frechet_distance", 2.0)
     with pytest.raises(UserError, match="add fid"):
         headline({"is": 9.0})
+
+
+def test_without_a_frechet_distance_a_number_of_ones_own_is_the_headline() -> None:
+    assert headline({"kid": 1.0, "kid_std": 0.1, "mean_distance": 0.5, "is": 9.0}) == ("mean_distance", 0.5)
+    assert headline({"mean_distance": 0.5, "fid": 6.66}) == ("fid", 6.66)
+    with pytest.raises(UserError, match="add fid"):
+        headline({"classifier_score": 9.0, "class_share_cat": 0.5, "smallest_class_share": 0.1})
+
+
+def test_every_number_says_in_which_direction_it_is_better() -> None:
+    for name in ("fid", "kid", "classifier_frechet_distance", "classifier_kernel_distance"):
+        assert better(name) == "lower"
+    for name in ("is", "classifier_score", "precision", "classifier_recall", "density", "coverage"):
+        assert better(name) == "higher"
+    for name in ("is_std", "classifier_confidence", "class_share_cat", "classifier_score_real", "unknown"):
+        assert better(name) is None
+
+
+def test_options_stand_behind_a_metrics_name() -> None:
+    assert parse_metrics("kid:subsets=5,subset_size=20,fid") == ("fid", "kid:subsets=5,subset_size=20")
+    metric = build_metrics(["kid:subsets=5,subset_size=20"])["kid"]
+    assert (metric.subsets, metric.subset_size) == (5, 20)
 
 
 def test_metrics_are_named_in_any_order() -> None:

@@ -6,7 +6,10 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from vitgan.errors import UserError
 from vitgan.metrics import statistics
+from vitgan.metrics.statistics import Features, FrechetDistance, InceptionScore, KernelDistance
+from vitgan.metrics.statistics import PrecisionRecallDensityCoverage as PRDC
 
 
 def gaussian(count: int, size: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -16,9 +19,8 @@ def gaussian(count: int, size: int, seed: int, shift: float = 0.0) -> Tensor:
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
-    return statistics.frechet_distance(
-        statistics.mean_and_covariance(real), statistics.mean_and_covariance(fake)
-    )
+    moments = [statistics.mean_and_covariance(features) for features in (real, fake)]
+    return FrechetDistance().measure(*moments)["fid"]
 
 
 def twin_frechet(real: Tensor, fake: Tensor) -> float:
@@ -46,8 +48,8 @@ def test_frechet_distance_of_a_set_to_itself_is_dust(count: int) -> None:
 
 def test_inception_score_of_sure_balanced_classes_is_their_number() -> None:
     sure = 100.0 * torch.eye(4, dtype=torch.float64).repeat_interleave(250, 0)
-    assert statistics.inception_score(sure)[0] == pytest.approx(4, rel=0.02)
-    assert statistics.inception_score(torch.zeros(100, 4))[0] == pytest.approx(1)
+    assert InceptionScore().measure(None, sure)["is"] == pytest.approx(4, rel=0.02)
+    assert InceptionScore().measure(None, torch.zeros(100, 4))["is"] == pytest.approx(1)
 
 
 def twin_kernel(real: Tensor, fake: Tensor) -> float:
@@ -65,7 +67,7 @@ def twin_kernel(real: Tensor, fake: Tensor) -> float:
 
 def test_kernel_distance_of_small_sets_takes_every_image_each_time() -> None:
     real, fake = gaussian(12, 3, 0), gaussian(12, 3, 1, 0.5)
-    mean, deviation = statistics.kernel_distance(real, fake)
+    mean, deviation = KernelDistance().measure(real, fake).values()
     assert mean == pytest.approx(twin_kernel(real, fake), rel=1e-9)
     assert deviation == pytest.approx(0, abs=1e-9 * abs(mean))
 
@@ -92,24 +94,36 @@ def test_density_and_coverage_are_those_of_a_double_loop(chunk: int, monkeypatch
 def test_precision_is_of_the_generated_and_recall_of_the_real() -> None:
     """Generated images that crowd round one real image are all precise, and reach few of the others."""
     real = gaussian(200, 4, 0)
-    found = statistics.manifold_metrics(real, real[:1] + 0.01 * gaussian(20, 4, 1), seed=0)
+    found = PRDC().measure(real, real[:1] + 0.01 * gaussian(20, 4, 1))
     assert found["precision"] == 1
     assert found["recall"] < 0.1
     assert found["coverage"] < 0.1
     assert found["density"] > 0.2
-    same = statistics.manifold_metrics(real, real, seed=0)
+    same = PRDC().measure(real, real)
     assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
-    far = statistics.manifold_metrics(real, real + 1000, seed=0)
+    far = PRDC().measure(real, real + 1000)
     assert set(far.values()) == {0}
 
 
-def test_at_most_so_many_images_enter_the_neighbourhoods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "MANIFOLD_MOST", 50)
-    real, fake = gaussian(80, 4, 0), gaussian(90, 4, 1)
-    part, other = real[statistics.chosen(80, 50, 3)], fake[statistics.chosen(90, 50, 3)]
-    assert len(part) == len(other) == 50
-    assert statistics.manifold_metrics(real, fake, seed=3) == statistics.manifold_metrics(part, other, seed=0)
-    assert statistics.settings(80, 90)["prdc_fakes"] == 50
+def test_at_most_so_many_images_enter_the_neighbourhoods() -> None:
+    metric, sets = PRDC(most=50), [gaussian(80, 4, 0), gaussian(90, 4, 1)]
+    given = [Features({"features": features}, {}).given(metric, "features", 3) for features in sets]
+    expected = [features[statistics.chosen(len(features), 50, 3)] for features in sets]
+    assert [len(part) for part in given] == [50, 50]
+    assert all(map(torch.equal, given, expected))
+    assert metric.settings(80, 90)["prdc_fakes"] == 50
+
+
+def test_the_options_of_a_metric_are_what_it_computes_with() -> None:
+    real, fake = gaussian(40, 3, 0), gaussian(30, 3, 1, 0.7)
+    found = PRDC(density_neighbours=2).measure(real, fake)
+    expected = twin_density_and_coverage(real, fake, 2)
+    assert (found["density"], found["coverage"]) == pytest.approx(expected)
+    few, many = (KernelDistance(subset_size=size).measure(real, fake)["kid"] for size in (2, 30))
+    assert few != many
+    assert InceptionScore(splits=1).measure(None, fake)["is_std"] == 0
+    with pytest.raises(UserError, match="5 neighbours need most=6"):
+        PRDC(most=5)
 
 
 def test_a_choice_is_of_the_seed_in_order_and_without_repetition() -> None:

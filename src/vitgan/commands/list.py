@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         action="store_true",
-        help="list the parts that a recipe can be made of: losses, terms, networks, sources and others",
+        help="list the parts that a recipe can be made of: losses, terms, networks, metrics and others",
     )
     parser.add_argument("--use", action="append", metavar="FILE|MODULE", help="count in parts of your own")
 
@@ -44,8 +44,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _parts(options: argparse.Namespace) -> int:
-    """Print the parts by kind; returns the exit code 0."""
-    found = {kind: {part.name: part.summary for part in registry.parts(kind)} for kind in registry.KINDS}
+    """Print the parts by kind; returns the exit code."""
+    found = {
+        kind: {part.name: part.summary for part in registry.parts(kind, installed=True)}
+        for kind in registry.KINDS
+    }
     if options.json:
         print(json_of(found))
         return 0

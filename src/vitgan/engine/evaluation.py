@@ -19,7 +19,7 @@ from vitgan.engine.checkpoint import (
 from vitgan.engine.loggers import forget_after
 from vitgan.engine.recipe import EvaluationOptions
 from vitgan.metrics import Evaluation, Evaluator, headline
-from vitgan.metrics.protocol import parse_metrics
+from vitgan.metrics.protocol import better
 from vitgan.models import Generator
 
 EVALUATIONS, BEST = "evaluations.jsonl", "best"
@@ -42,23 +42,23 @@ class Watch:
         self.evaluator = Evaluator(
             images,
             features=options.features,
-            metrics=parse_metrics(options.metrics),
+            metrics=options.chosen(),
             count=options.count,
             device=device,
         )
 
     def score(self, generator: Generator) -> Evaluation:
-        """Measures."""
+        """Images of the generator, measured; processes of one run share the work."""
         return self.evaluator.score(generator)
 
     def note(self, found: Evaluation, images_seen: int) -> None:
-        """Appends the numbers with their protocol to `evaluations.jsonl`."""
+        """Append the numbers with their protocol to `evaluations.jsonl`."""
         line = json.dumps({"images": images_seen, **found.to_dict()})
         with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def line(self, found: Evaluation, images_seen: int) -> str:
-        """What the run says of an evaluation."""
+        """The line of text that the run prints of an evaluation."""
         name, value = headline(found.metrics)
         facts = found.protocol
         return (
@@ -67,12 +67,13 @@ class Watch:
         )
 
     def is_best(self, found: Evaluation) -> bool:
-        """Whether it is below every earlier one of its protocol; a number that is not finite never is."""
+        """Whether its headline is better than every earlier one of its protocol; one that is NaN never is."""
         best = best_evaluation(self.folder)
-        _, value = headline(found.metrics)
-        if best is None or best["protocol"]["key"] != found.protocol.key():
+        name, value = headline(found.metrics)
+        before = None if best is None else best["metrics"].get(name)
+        if best is None or before is None or best["protocol"]["key"] != found.protocol.key():
             return value == value
-        return value < headline(best["metrics"])[1]
+        return value > before if better(name) == "higher" else value < before
 
     def keep(self, images_seen: int, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
         """Write the best checkpoint, then delete the one that was."""

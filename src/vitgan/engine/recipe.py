@@ -16,7 +16,7 @@ from vitgan.engine.loggers import Logger, TensorBoard
 from vitgan.engine.schema import FORMAT
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
-from vitgan.metrics.protocol import parse_metrics
+from vitgan.metrics.protocol import METRICS, metric_name, parse_metrics
 
 Precision = Literal["fp32", "bf16", "auto"]
 
@@ -103,14 +103,24 @@ class EvaluationOptions:
     features: str = "inception"
     """inception, classifier, a file of Inception weights, or an extractor registered in torch-fidelity."""
     metrics: str = "fid"
-    """Of fid, is, kid, prdc, separated by commas; fid, which picks the best checkpoint, among them."""
+    """Of fid, is, kid, prdc and metrics of one's own, separated by commas. fid picks the best checkpoint;
+    without it the first metric of one's own does."""
     count: int = option(10_000, least=1)
     """Generated images of an evaluation."""
 
     def __post_init__(self) -> None:
         check(self, "evaluation")
-        if "fid" not in parse_metrics(self.metrics):
+
+    def chosen(self) -> tuple[str, ...]:
+        """The metrics by name, in the usual order.
+
+        Raises UserError for one that is unknown, and where none can pick the best checkpoint. It is not asked
+        when options are read: a run can be used without the file of the metrics that it was scored by.
+        """
+        found = parse_metrics(self.metrics)
+        if "fid" not in found and set(map(metric_name, found)) <= set(METRICS):
             raise UserError("--evaluation.metrics needs fid: the Frechet distance picks the best checkpoint.")
+        return found
 
 
 # What may change between two commands on one run folder: it does not alter what a step computes, or (the

@@ -2,5 +2,6 @@
 
 from vitgan.metrics.evaluator import Evaluator
 from vitgan.metrics.protocol import METRICS, Evaluation, Protocol, headline
+from vitgan.metrics.statistics import Metric
 
-__all__ = ["METRICS", "Evaluation", "Evaluator", "Protocol", "headline"]
+__all__ = ["METRICS", "Evaluation", "Evaluator", "Metric", "Protocol", "headline"]

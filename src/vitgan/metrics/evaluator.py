@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vitgan.config import brief
 from vitgan.data import ImageSet, open_source
 from vitgan.distributed import collectives
 from vitgan.errors import UserError
@@ -28,8 +29,17 @@ from vitgan.metrics.extractors import (
     import_fidelity,
     open_fidelity,
 )
-from vitgan.metrics.protocol import METRICS, MOST, Evaluation, Protocol, check_counts, check_metrics
-from vitgan.metrics.statistics import Features, chosen
+from vitgan.metrics.protocol import (
+    METRICS,
+    MOST,
+    Evaluation,
+    Protocol,
+    belongs,
+    build_metrics,
+    check_counts,
+    check_metrics,
+)
+from vitgan.metrics.statistics import Features, chosen, trait
 from vitgan.models import Generator
 from vitgan.terminal import can_draw
 
@@ -127,20 +137,6 @@ def shown(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-# With classifier features nothing bears the name of a number of the literature.
-CLASSIFIER_NAMES = {
-    "fid": "classifier_frechet_distance",
-    "is": "classifier_score",
-    "is_std": "classifier_score_std",
-    "kid": "classifier_kernel_distance",
-    "kid_std": "classifier_kernel_distance_std",
-    "precision": "classifier_precision",
-    "recall": "classifier_recall",
-    "density": "classifier_density",
-    "coverage": "classifier_coverage",
-}
-
-
 class Evaluator:
     """Scores generators against `real`: all of its images up to 50,000, else 50,000 chosen by the seed.
 
@@ -167,6 +163,7 @@ class Evaluator:
     ) -> None:
         self.real, self.seed, self.device = RealImages(real, seed), seed, torch.device(device)
         self.metrics, self.quiet = check_metrics(list(metrics)), quiet
+        self.parts = build_metrics(self.metrics)
         self.count = min(len(real), MOST) if count is None else count
         if self.count < 1:
             raise UserError(f"--count must be at least 1, not {self.count}.")
@@ -200,7 +197,7 @@ class Evaluator:
         assert images.dtype == torch.uint8, "images are uint8"
         check_counts(self.metrics, reals=len(self.real), fakes=count)
         batches = images.split(self.extractor.batch)
-        layers = sorted({self.extractor.layers[metric] for metric in self.metrics})
+        layers = sorted({self.extractor.layers[name] for name in self.parts})
         found = self._extract(batches, len(images), layers, "generated")
         if len(images) < count:
             found = {layer: collectives.all_gather_rows(features) for layer, features in found.items()}
@@ -209,7 +206,10 @@ class Evaluator:
 
     def protocol(self, fakes: int) -> Protocol:
         """The protocol of a measurement on so many generated images."""
-        facts = {**statistics.settings(len(self.real), fakes), **self.extractor.facts}
+        facts: dict[str, Any] = {}
+        for name, part in {**build_metrics(METRICS), **self.parts}.items():
+            facts |= statistics.settings(name, part, len(self.real), fakes)
+        facts |= self.extractor.facts
         if self._reals.moments:
             size = len(self._reals.moments["mu"])
             facts["covariance"] = "full" if min(len(self.real), fakes) > size else "singular"
@@ -231,7 +231,7 @@ class Evaluator:
     def _open(self, features: str, classifier: ClassifierOptions) -> Extractor:
         if features != "classifier":
             opening = Opening(
-                metrics=self.metrics, resolution=self._resolution, device=self.device, quiet=self.quiet
+                metrics=tuple(self.parts), resolution=self._resolution, device=self.device, quiet=self.quiet
             )
             return open_fidelity(features, opening)
         self.classes = self.real.classes()
@@ -245,13 +245,13 @@ class Evaluator:
             device=self.device,
             quiet=self.quiet,
         )
-        return ClassifierExtractor(trained, self.device)
+        return ClassifierExtractor(trained, self.device, tuple(self.parts))
 
     def _real_features(self) -> Features:
         """Of the layers that some metric reads of the real images; out of the cache where they are there."""
-        score_reads_real = self.extractor.name == "classifier"
-        layers = sorted({self.extractor.layers[m] for m in self.metrics if m != "is" or score_reads_real})
-        moments = "fid" in self.metrics
+        read = [name for name, part in self.parts.items() if trait(part, "reads_real")]
+        layers = sorted({self.extractor.layers[name] for name in (*read, *self._of_classes())})
+        moments = self._moments_layer() is not None
         key = key_of(
             version=1,
             pixels=self.real.sha,
@@ -285,10 +285,20 @@ class Evaluator:
                 bar.update(len(batch))
         return {layer: torch.cat(part) for layer, part in parts.items()}
 
+    def _moments_layer(self) -> str | None:
+        """The layer whose mean and covariance a metric reads; None where none does."""
+        reading = [name for name, part in self.parts.items() if trait(part, "reads") == "moments"]
+        return self.extractor.layers[reading[0]] if reading else None
+
     def _with_moments(self, features: dict[str, Tensor]) -> Features:
-        if "fid" not in self.metrics:
-            return Features(features, {})
-        return Features(features, statistics.mean_and_covariance(features[self.extractor.layers["fid"]]))
+        layer = self._moments_layer()
+        return Features(features, {} if layer is None else statistics.mean_and_covariance(features[layer]))
+
+    def _of_classes(self) -> dict[str, Any]:
+        """The metrics that have more to say where the features are the classifier's, which has classes."""
+        if self.extractor.name != "classifier":
+            return {}
+        return {name: part for name, part in self.parts.items() if hasattr(part, "measure_classes")}
 
     def _told_numbers(self, found: dict[str, Tensor]) -> dict[str, float]:
         """Rank 0 computes for all."""
@@ -301,14 +311,38 @@ class Evaluator:
     def _numbers(self, fakes: Features) -> dict[str, float]:
         numbers: dict[str, float] = {}
         layers = self.extractor.layers
-        for metric in self.metrics:
-            numbers.update(
-                statistics.measure(metric, self._reals, fakes, layer=layers[metric], seed=self.seed)
-            )
-        if self.extractor.name != "classifier":
-            return numbers
-        named = {CLASSIFIER_NAMES[name]: value for name, value in numbers.items()}
-        if "is" not in self.metrics:
-            return named
-        named["classifier_score_real"], _ = statistics.inception_score(self._reals.layers[layers["is"]])
-        return {**named, **statistics.class_histogram(fakes.layers[layers["is"]], self.classes)}
+        for name, part in self.parts.items():
+            layer = layers[name]
+            real = self._reals.given(part, layer, self.seed) if trait(part, "reads_real") else None
+            found = part.measure(real, fakes.given(part, layer, self.seed))
+            numbers.update(self._called(name, part, found, numbers))
+        for name, part in self._of_classes().items():
+            real, fake = (one.given(part, layers[name], self.seed) for one in (self._reals, fakes))
+            numbers.update(part.measure_classes(real, fake, self.classes))
+        return numbers
+
+    def _called(self, metric: str, part: Any, found: Any, others: Iterable[str]) -> dict[str, float]:
+        """What a metric found, by the names that the evaluation gives the numbers.
+
+        With the classifier's features nothing bears the name of a number of the literature. A number of
+        somebody's own metric begins with that metric's name. Raises UserError where `found` is not numbers by
+        name, or a name is among `others`.
+        """
+        try:
+            numbers = {str(name): float(value) for name, value in found.items()}
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"The metric {metric} gives {brief(found)}: let `measure` return numbers by name, "
+                '{"distance": 0.5}.'
+            ) from error
+        if metric in METRICS:
+            if self.extractor.name != "classifier":
+                return numbers
+            pairs = part.numbers.items()
+            whole = {f"{name}{end}": f"{new}{end}" for name, new in pairs for end in ("", "_std")}
+            return {whole[name]: value for name, value in numbers.items()}
+        prefix = metric.replace("-", "_")
+        own = {name if belongs(name, metric) else f"{prefix}_{name}": v for name, v in numbers.items()}
+        if taken := own.keys() & set(others):
+            raise UserError(f"The metric {metric} gives {min(taken)}, as another does: name it otherwise.")
+        return own

@@ -21,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitgan import registry
 from vitgan.errors import UserError
 from vitgan.metrics.classifier import Trained
-from vitgan.metrics.protocol import Metric
+from vitgan.metrics.protocol import METRICS
+from vitgan.metrics.statistics import fidelity_name, trait
 from vitgan.terminal import can_draw
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of it
@@ -35,7 +37,6 @@ WEIGHTS_SHA = "6726825d"  # how the SHA-256 of that file begins, as its name say
 MOST_BYTES = 2**30  # of a file of weights; Inception's has 96 MB
 # Extractors whose weights are a program, or come with one: nothing that was fetched is run here.
 PROGRAMS = ("clip-", "dinov2-")
-FIDELITY_METRICS: dict[Metric, str] = {"fid": "fid", "is": "isc", "kid": "kid", "prdc": "prc"}
 
 
 class Extractor(abc.ABC):
@@ -53,7 +54,7 @@ class Extractor(abc.ABC):
     name: str
     sha: str
     identity: str
-    layers: dict[Metric, str]
+    layers: dict[str, str]
     facts: dict[str, int | float | str]
     batch = 64
 
@@ -66,7 +67,7 @@ class Extractor(abc.ABC):
 class Opening:
     """What an extractor is opened for."""
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[str, ...]
     resolution: int
     device: torch.device
     quiet: bool
@@ -76,7 +77,7 @@ class FidelityExtractor(Extractor):
     """An extractor of torch-fidelity's, with its default layers; grey images are repeated to RGB."""
 
     def __init__(
-        self, name: str, module: nn.Module, sha: str, layers: dict[Metric, str], opening: Opening
+        self, name: str, module: nn.Module, sha: str, layers: dict[str, str], opening: Opening
     ) -> None:
         self.name, self.sha, self.layers = name, sha, layers
         self._module: Any = module.to(opening.device)
@@ -86,7 +87,7 @@ class FidelityExtractor(Extractor):
         values = torch.arange(math.prod(shape)) * 97 % 256
         probe = _tensors_sha(self.features(values.to(torch.uint8).view(shape)))
         self.identity = f"{type(module).__qualname__} {sha} {probe}"
-        self.facts = {f"{metric}_layer": layer for metric, layer in layers.items()}
+        self.facts = {f"{metric.replace('-', '_')}_layer": layer for metric, layer in layers.items()}
 
     @torch.no_grad()
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -101,11 +102,12 @@ class ClassifierExtractor(Extractor):
     name = "classifier"
     batch = 512
 
-    def __init__(self, trained: Trained, device: torch.device) -> None:
+    def __init__(self, trained: Trained, device: torch.device, metrics: tuple[str, ...] = METRICS) -> None:
         self._classifier, self._device = trained.classifier, device
         self.sha = _tensors_sha(dict(trained.classifier.state_dict()))
         self.identity = f"classifier {self.sha}"
-        self.layers = {"fid": "features", "is": "logits", "kid": "features", "prdc": "features"}
+        reads = {name: trait(registry.get("metric", name), "reads") for name in metrics}
+        self.layers = {name: "logits" if what == "logits" else "features" for name, what in reads.items()}
         self.facts = {
             "classifier_held_out_accuracy": round(trained.accuracy, 6),
             "classifier_held_out_images": trained.held_out,
@@ -122,23 +124,23 @@ def open_fidelity(features: str, opening: Opening) -> FidelityExtractor:
 
     Raises UserError where there is no such thing, or its weights cannot be had.
     """
-    registry = import_fidelity().registry.FEATURE_EXTRACTORS_REGISTRY
-    if features.startswith(PROGRAMS) and features in registry:
+    known = import_fidelity().registry.FEATURE_EXTRACTORS_REGISTRY
+    if features.startswith(PROGRAMS) and features in known:
         raise UserError(
             f"torch-fidelity's extractor {features} runs code that it downloads, which is never done here: "
             "choose inception, classifier or vgg16."
         )
     if features in ("inception", INCEPTION):
         return _open_inception(_official_weights(opening.quiet), opening, official=True)
-    if features in registry:
-        return _open_registered(features, registry[features], opening)
+    if features in known:
+        return _open_registered(features, known[features], opening)
     path = Path(features).expanduser()
     if path.is_file():
         return _open_inception(path, opening, official=False)
-    registry = {name: kind for name, kind in registry.items() if not name.startswith(PROGRAMS)}
+    safe = sorted(name for name in known if not name.startswith(PROGRAMS))
     raise UserError(
         f"There are no features {features!r}: choose inception, classifier, the path of a file of Inception "
-        f"weights, or one of torch-fidelity's extractors ({', '.join(sorted(registry))})."
+        f"weights, or one of torch-fidelity's extractors ({', '.join(safe)})."
     )
 
 
@@ -201,7 +203,7 @@ def _open_inception(path: Path, opening: Opening, *, official: bool) -> Fidelity
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Within it torch.load unpickles tensors alone, whatever the caller tells it."""
+    """A context within which torch.load unpickles tensors alone, whatever its caller asks for."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -262,11 +264,12 @@ def _open_registered(name: str, kind: Any, opening: Opening) -> FidelityExtracto
     return FidelityExtractor(name, module, _tensors_sha(dict(module.state_dict())), layers, opening)
 
 
-def _layers(name: str, kind: Any, metrics: tuple[Metric, ...]) -> dict[Metric, str]:
-    layers: dict[Metric, str] = {}
+def _layers(name: str, kind: Any, metrics: tuple[str, ...]) -> dict[str, str]:
+    layers: dict[str, str] = {}
     for metric in metrics:
         try:
-            layers[metric] = kind.get_default_feature_layer_for_metric(FIDELITY_METRICS[metric])
+            wanted = fidelity_name(registry.get("metric", metric))
+            layers[metric] = kind.get_default_feature_layer_for_metric(wanted)
         except (KeyError, NotImplementedError) as error:
             raise UserError(f"The extractor {name} has no features for {metric}: leave it out.") from error
     return layers

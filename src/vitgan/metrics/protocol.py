@@ -4,20 +4,20 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from vitgan.config import brief
+from vitgan import registry
+from vitgan.config import brief, named
 from vitgan.errors import UserError, did_you_mean
+from vitgan.metrics.statistics import Better, FrechetDistance, Reads, trait
 
-Metric = Literal["fid", "is", "kid", "prdc"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+METRICS: tuple[str, ...] = tuple(part.name for part in registry.parts("metric") if part.module is None)
+"""The package's own metrics, in the usual order."""
 MOST = 50_000  # images of a set
-# A covariance takes 2 images, the score has 10 parts, a kernel distance without bias takes 2 images,
-# and the fifth neighbour takes 6.
-NEEDS: dict[Metric, int] = {"fid": 2, "is": 10, "kid": 2, "prdc": 6}
-HEADLINES = ("fid", "classifier_frechet_distance")
+HEADLINES = tuple(name for pair in FrechetDistance.numbers.items() for name in pair)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Protocol:
     """How the real images came to this size."""
     seed: int
     """Of the latents, and of the choice where only a part of the images is taken."""
-    settings: dict[str, int | float | str]
+    settings: dict[str, Any]
     """Of the metrics, and of the classifier where it is used."""
     torch_fidelity: str
     """Version of the library that computes."""
@@ -79,46 +79,113 @@ class Evaluation:
 def headline(metrics: Mapping[str, float]) -> tuple[str, float]:
     """Name and value of the number that picks the best checkpoint: a Frechet distance, lower is better.
 
-    Raises UserError where there is none.
+    Where none was measured it is the first number of a metric of somebody's own. Raises UserError where
+    there is none either.
     """
-    for name in HEADLINES:
+    others = [name for name in metrics if not _is_of_package(name)]
+    for name in (*HEADLINES, *others):
         if name in metrics:
             return name, metrics[name]
     raise UserError("No Frechet distance was measured to pick the best by: add fid to the metrics.")
 
 
-def parse_metrics(text: str) -> tuple[Metric, ...]:
-    """The metrics that 'fid,kid' names, in the usual order. Raises UserError for an unknown one."""
-    return check_metrics([word.strip() for word in text.split(",") if word.strip()])
+def better(number: str) -> Better | None:
+    """Whether a lower or a higher value of a number, by its name, is better; None where it is not known."""
+    found: dict[str, Better] = {}
+    for part in registry.parts("metric"):
+        if part.module is None:
+            names = [name for pair in part.cls.numbers.items() for name in pair]  # type: ignore[attr-defined]
+            matches = number in names
+        else:
+            matches = belongs(number, part.name)
+        if matches:
+            found[part.name] = trait(part.cls, "better")
+    return found[max(found, key=len)] if found else None
 
 
-def check_metrics(names: list[str]) -> tuple[Metric, ...]:
-    """`names` without repetition, in the usual order. Raises UserError for an unknown one, or none."""
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
+def belongs(number: str, metric: str) -> bool:
+    """Whether the number's name is the metric's, with underscores, or begins with it."""
+    return f"{number}_".startswith(f"{metric.replace('-', '_')}_")
+
+
+def _is_of_package(number: str) -> bool:
+    plain = number.removesuffix("_std")
+    own = [name for part in registry.parts("metric") if part.module is None for name in part.cls.numbers]  # type: ignore[attr-defined]
+    return plain in own or number.startswith("classifier_") or "class_share" in number
+
+
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """The metrics that 'fid,kid' names, in the usual order, options behind a name: 'kid:subsets=50,fid'.
+
+    Raises UserError for an unknown metric or option.
+    """
+    words: list[str] = []
+    for word in filter(None, map(str.strip, text.split(","))):
+        if words and ":" in words[-1] and "=" in word.partition(":")[0]:
+            words[-1] += f",{word}"  # another option of the same metric
+        else:
+            words.append(word)
+    return check_metrics(words)
+
+
+def check_metrics(words: Sequence[str]) -> tuple[str, ...]:
+    """`words` without repetition, in the usual order: the package's metrics first.
+
+    Raises UserError for an unknown one, none, an unknown option, or one metric with several options.
+    """
+    found = list(dict.fromkeys(words))
+    unknown = [name for name in map(metric_name, found) if not registry.has("metric", name)]
+    known = registry.names("metric")
+    if unknown or not found:
         wrong = f"There is no metric {brief(unknown[0])}" if unknown else "--metrics names no metric"
-        guess = did_you_mean(unknown[0], METRICS) if unknown else ""
-        raise UserError(f"{wrong}: choose from {', '.join(METRICS)}.{guess}")
-    return tuple(metric for metric in METRICS if metric in names)
+        guess = did_you_mean(unknown[0], known) if unknown else ""
+        own = ", or name the file or module of your own with --use" if unknown else ""
+        raise UserError(f"{wrong}: choose from {', '.join(known)}{own}.{guess}")
+    twice = [name for name, count in Counter(map(metric_name, found)).items() if count > 1]
+    if twice:
+        raise UserError(f"--metrics names {twice[0]} with different options: give one of them.")
+    build_metrics(found)
+    return tuple(sorted(found, key=lambda word: known.index(metric_name(word))))
 
 
-def possible_metrics(reals: int, fakes: int) -> tuple[Metric, ...]:
-    """The metrics that so many images are enough for, fid where they are enough for none."""
-    possible: tuple[Metric, ...] = tuple(m for m in METRICS if not _missing(m, reals=reals, fakes=fakes))
+def metric_name(word: str) -> str:
+    """The name in a word of `parse_metrics`: kid of 'kid:subsets=50'."""
+    return word.partition(":")[0]
+
+
+def build_metrics(words: Sequence[str]) -> dict[str, Any]:
+    """The parts that words of `parse_metrics` name, by name. Raises UserError for what it cannot be."""
+    built: dict[str, Any] = {}
+    for word in words:
+        name, _, options = word.partition(":")
+        metric = built[name] = named("metric", name, options, f"metrics.{name}")
+        for attribute, allowed in (("better", get_args(Better)), ("reads", get_args(Reads))):
+            if trait(metric, attribute) not in allowed:
+                raise UserError(
+                    f"The metric {name} has {attribute} = {brief(trait(metric, attribute))}: make it one of "
+                    f"{', '.join(allowed)}."
+                )
+    return built
+
+
+def possible_metrics(reals: int, fakes: int) -> tuple[str, ...]:
+    """The package's metrics that so many images are enough for, fid where they are enough for none."""
+    parts = build_metrics(METRICS)
+    possible = tuple(name for name, part in parts.items() if not _missing(part, reals=reals, fakes=fakes))
     return possible or METRICS[:1]
 
 
-def check_counts(metrics: tuple[Metric, ...], *, reals: int, fakes: int) -> None:
+def check_counts(metrics: Sequence[str], *, reals: int, fakes: int) -> None:
     """Raise UserError where there are fewer images than one of the metrics needs."""
-    for metric in metrics:
-        for kind, count in _missing(metric, reals=reals, fakes=fakes).items():
+    for name, part in build_metrics(metrics).items():
+        for kind, count in _missing(part, reals=reals, fakes=fakes).items():
             raise UserError(
-                f"The metric {metric} needs at least {NEEDS[metric]} {kind} images, and there "
-                f"{'is' if count == 1 else 'are'} {count}: give more, or leave {metric} out of --metrics."
+                f"The metric {name} needs at least {trait(part, 'least')} {kind} images, and there "
+                f"{'is' if count == 1 else 'are'} {count}: give more, or leave {name} out of --metrics."
             )
 
 
-def _missing(metric: Metric, *, reals: int, fakes: int) -> dict[str, int]:
-    """The sets that are too small for `metric`, with their sizes; the score reads the generated alone."""
-    sizes = {"generated": fakes} if metric == "is" else {"generated": fakes, "real": reals}
-    return {kind: count for kind, count in sizes.items() if count < NEEDS[metric]}
+def _missing(metric: Any, *, reals: int, fakes: int) -> dict[str, int]:
+    """The sets that are too small for `metric`, with their sizes."""
+    sizes = {"generated": fakes, "real": reals} if trait(metric, "reads_real") else {"generated": fakes}
+    return {kind: count for kind, count in sizes.items() if count < trait(metric, "least")}

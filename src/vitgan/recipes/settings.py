@@ -9,12 +9,12 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from vitgan import registry
-from vitgan.config import flag, from_dict, leaves, nearest, parse, with_word
+from vitgan.config import defaults, flag, from_dict, leaves, nearest, parse, with_word
 from vitgan.engine.recipe import RunRecipe
 from vitgan.errors import UserError
 from vitgan.registry import Kind
@@ -46,7 +46,7 @@ def with_parts(recipe: SingleRecipe, chosen: Mapping[str, str | None]) -> Single
         else:
             cls = registry.get(kind, words)
             if type(getattr(recipe, name)) is not cls:
-                recipe = replace(recipe, **{name: _default(cls)})  # type: ignore[arg-type]
+                recipe = replace(recipe, **{name: defaults(cls)})  # type: ignore[arg-type]
     return recipe
 
 
@@ -54,7 +54,7 @@ def _with_list(recipe: SingleRecipe, name: str, kind: Kind, words: str) -> Singl
     present = [*getattr(recipe, name), *(getattr(recipe, GENERATOR_TERMS) if name == "terms" else ())]
     have = {type(part): part for part in present}
     names = [word.strip() for word in words.split(",") if word.strip() and word.strip().lower() != NONE]
-    made = [have.get(cls) or _default(cls) for cls in (registry.get(kind, word) for word in names)]
+    made = [have.get(cls) or defaults(cls) for cls in (registry.get(kind, word) for word in names)]
     if name != "terms":
         return replace(recipe, **{name: tuple(made)})  # type: ignore[arg-type]
     return replace(recipe, **_by_player(made))  # type: ignore[arg-type]
@@ -66,16 +66,6 @@ def _by_player(terms: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
         field: tuple(term for term in terms if getattr(term, "player", "discriminator") == player)
         for player, field in of.items()
     }
-
-
-def _default(cls: type) -> Any:
-    """An instance of the class's defaults. Raises UserError where a field has none."""
-    lacking = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
-    if lacking:
-        raise UserError(
-            f"{cls.__name__} has no default for {lacking[0]!r}: give its field one to pick it by name."
-        )
-    return cls()
 
 
 # --- Single settings
@@ -97,6 +87,7 @@ def override(recipe: SingleRecipe, arguments: Sequence[str]) -> SingleRecipe:
             if value is None:
                 raise UserError(f"{name} needs a value {HINT}.")
         recipe = _with_setting(recipe, name, value)
+    recipe.evaluation.chosen()
     return _without_inactive(recipe)
 
 
@@ -130,7 +121,7 @@ def _with_item(recipe: SingleRecipe, path: Sequence[str], word: str) -> SingleRe
         group = next(iter(field for field, found in _by_player([cls]).items() if found))
     parts = list(getattr(recipe, group))
     at = next((number for number, part in enumerate(parts) if type(part) is cls), None)
-    part = _default(cls) if at is None else parts[at]
+    part = defaults(cls) if at is None else parts[at]
     changed = with_word(part, rest, word, ".".join(path))
     parts = [*parts, changed] if at is None else [*parts[:at], changed, *parts[at + 1 :]]
     return replace(recipe, **{group: tuple(parts)})  # type: ignore[arg-type]
@@ -287,7 +278,7 @@ def _filled(present: Any, given: Any, where: str, kind: Kind | None) -> Any:
     given = dict(given)
     if kind is not None and "type" in given:
         cls = registry.get(kind, str(given.pop("type")))
-        present = present if type(present) is cls else _default(cls)
+        present = present if type(present) is cls else defaults(cls)
     if present is None:
         raise UserError(f"{where} names no part: give its type {HINT}.")
     for name, value in given.items():

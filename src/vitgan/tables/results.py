@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitgan.errors import UserError
 from vitgan.metrics import headline
+from vitgan.metrics.protocol import better
 from vitgan.tables.plan import Plan, Record
 
 if TYPE_CHECKING:
@@ -112,10 +113,7 @@ def _hardware(records: Mapping[str, Record]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-ARROWS = {
-    **dict.fromkeys(("fid", "kid", "frechet_distance", "kernel_distance"), "↓"),
-    **dict.fromkeys(("is", "score", "precision", "recall", "density", "coverage"), "↑"),
-}
+ARROWS = {"lower": "↓", "higher": "↑"}
 TITLES = {"fid": "FID", "is": "IS", "kid": "KID"}
 # Not columns for a reader: they stand in the head, beside their mean, or in the CSV alone.
 HIDDEN = re.compile(r"class_share_.*|.*_std|classifier_score_real")
@@ -240,9 +238,9 @@ def _table(columns: dict[str, Callable[[Line], str]], rows: list[Line]) -> Itera
 
 
 def _title(metric: str) -> str:
-    plain = metric.removeprefix("classifier_")
     title = TITLES.get(metric, metric.replace("_", " ").replace("frechet", "Fréchet"))
-    return f"{title} {ARROWS[plain]}" if plain in ARROWS else title
+    known = better(metric)
+    return f"{title} {ARROWS[known]}" if known else title
 
 
 def _value(metrics: Line, name: str) -> str:

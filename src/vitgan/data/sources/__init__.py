@@ -9,7 +9,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from vitgan import registry
-from vitgan.config import with_word
+from vitgan.config import named
 from vitgan.data.packed.reader import is_packed, open_packed
 from vitgan.data.sources.arrays import ArraySource, open_array_file
 from vitgan.data.sources.files import FolderSource, open_folder, open_zip
@@ -56,7 +56,7 @@ def open_source(source: str) -> Source:
         return open_hub(source, data_root())
     name, _, words = source.partition(":")
     if name in registry.names("source"):
-        return _built(registry.get("source", name), name, words).open()
+        return named("source", name, words, "data").open()
     path = Path(source).expanduser()
     if path.is_dir() and is_packed(path):
         return open_packed(source, path)
@@ -78,19 +78,6 @@ class SourceOptions(Protocol):
     def open(self) -> Source:
         """The pictures. Raises UserError, in one sentence, where they cannot be had."""
         ...
-
-
-def _built(cls: type, name: str, words: str) -> SourceOptions:
-    """The source `name` with its options out of "field=value,..."; raises UserError for an unknown one."""
-    options = cls()
-    for word in filter(None, words.split(",")):
-        field, _, value = word.partition("=")
-        try:
-            options = with_word(options, [field.strip()], value.strip(), f"data.{field.strip()}")
-        except KeyError:
-            known = ", ".join(one.name for one in fields(cls)) or "none"
-            raise UserError(f"The source {name} has no option {field.strip()!r}; it has {known}.") from None
-    return options
 
 
 def data_root() -> Path:
