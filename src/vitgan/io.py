@@ -1,13 +1,14 @@
 """Files that are written whole or not at all, and JSON that is read strictly."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vitgan.errors import UserError
 from vitgan.terminal import STDOUT, json_of
@@ -60,7 +61,11 @@ def read_sealed(path: Path, key: str) -> Any:
 
     Raises OSError, or ValueError with a clause where it is not whole.
     """
-    whole = read_json(path)
+    return unsealed(read_json(path), key)
+
+
+def unsealed(whole: Any, key: str) -> Any:
+    """The body that `sealed` put under `key`, from JSON that was read; ValueError with a clause where not whole."""
     if not isinstance(whole, dict) or key not in whole or "sha256" not in whole:
         raise ValueError(f"it lacks {key} or sha256")
     if whole["sha256"] != _seal(whole[key]):
@@ -147,3 +152,20 @@ def write_json(path: Path | None, value: Any) -> None:
         return
     with replacing(path) as temporary:
         temporary.write_text(json_of(value) + "\n", encoding="utf-8")
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Take the exclusive lock of an open file for this process; False where another process has it.
+
+    It is held until the file is closed or the process ends; processes that this one has forked do not hold
+    it. True, without any lock, where there are none: on Windows and on some network file systems.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # else a file system without locks
+    return True

@@ -1,6 +1,6 @@
 """Whole systems, one a file."""
 
-from vitgan.models.base import Discriminator, Generator, Judgement, to_uint8
+from vitgan.models.base import Discriminator, Generator, Judgement, from_uint8, to_uint8
 from vitgan.models.biggan import (
     BigGANDiscriminator,
     BigGANDiscriminatorOptions,
@@ -52,5 +52,6 @@ __all__ = [
     "ViTGANGeneratorOptions",
     "VisionTransformer",
     "VisionTransformerOptions",
+    "from_uint8",
     "to_uint8",
 ]

@@ -123,6 +123,11 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def from_uint8(images: Tensor) -> Tensor:
+    """Whole numbers 0..255, uint8, as float32 in [-1, 1]: the inverse of `to_uint8`."""
+    return images.float().div_(127.5).sub_(1)
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What a discriminator says of a batch of images."""

@@ -1,31 +1,49 @@
-"""What a source is called, and how each kind is opened."""
+"""What a source of images is, what each is called, and how `--data SOURCE` opens it.
+
+A source has a name, as `digits`, and is then a registered part (`vitgan.registry`, kind "source"): those of
+the package are in `vitgan.data.sources.named`, others in files that `--use` names. Or it is a path or begins
+with `hf:` or `wds:`; each of these kinds has a module here.
+"""
 
 import contextlib
+import dataclasses
 import difflib
-import functools
+import importlib
+import importlib.util
 import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+import pickle
+import re
+import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from vitgan import registry
+from vitgan.config import from_dict, parse
 from vitgan.data.packed.reader import is_packed, open_packed
-from vitgan.data.sources.arrays import ArraySource, open_array_file
-from vitgan.data.sources.files import FolderSource, open_folder, open_zip
+from vitgan.data.sources.arrays import check_source, open_array_file
+from vitgan.data.sources.files import open_folder, open_zip
 from vitgan.data.sources.hub import open_hub
 from vitgan.data.sources.tars import open_tars
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
 
 
 class Source(Protocol):
-    """Pictures by number, not yet transformed; may be sent to another process."""
+    """N images by number, as pictures of any size that are not yet transformed.
 
-    labels: np.ndarray | None  # int64 (N,)
+    With `--data.workers` or `vitgan data pack --workers` a source is sent to other processes, so `pickle`
+    must be able to write it: an open file, for example, is opened again there. `vitgan.data.ArraySource` is
+    one of images that are in memory.
+    """
+
+    labels: np.ndarray | None
+    """int64 (N,), each from 0 to len(classes) - 1; None where there are none."""
     classes: tuple[str, ...]
+    """The names of the classes, empty where there are no labels."""
 
     def __len__(self) -> int: ...
 
@@ -34,166 +52,159 @@ class Source(Protocol):
         ...
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened; raises any exception where it is damaged."""
+        """One image, opened; an exception of any type says that it is damaged, and another is taken instead."""
         ...
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other, the same on every machine."""
+        """Parts whose sequence differs where the images differ, the same on every machine: they are hashed."""
         ...
 
 
 def open_source(source: str) -> Source:
-    """Open a source by its name or path; raises UserError, in one sentence, where that cannot be done."""
-    if source in NAMED_SOURCES:
-        return NAMED_SOURCES[source]()
+    """Open a source by its name or path: `digits`, `my-source:count=100,seed=1`, `FOLDER`, `hf:NAME`.
+
+    A name comes before a path that is called the same; `./digits` is always a path. After the name of a
+    registered part stand values for the fields of its dataclass. Raises UserError, in one sentence, where the
+    source cannot be opened.
+    """
+    path = Path(source).expanduser()
+    name, colon, words = source.partition(":")
+    part = next((part.cls for part in registry.parts("source") if part.name == name), None)
+    if part is not None and not (colon and path.exists()):
+        return _open_part(part, name, words if colon else None)
     if source.startswith("wds:"):
         return open_tars(source, data_root())
     if source.startswith("hf:"):
         return open_hub(source, data_root())
-    path = Path(source).expanduser()
-    if path.is_dir() and is_packed(path):
-        return open_packed(source, path)
-    if path.is_dir():
-        return open_folder(source, path)
-    if path.is_file() and path.suffix.lower() == ".zip":
-        return open_zip(source, path)
-    if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
-        return open_array_file(source, path)
-    raise UserError(_unknown(source))
+    if path.exists():
+        return _open_path(source, path)
+    if (part := _announced(name)) is not None:
+        return _open_part(part, name, words if colon else None)
+    raise _unknown(source, name)
 
 
 def data_root() -> Path:
-    """Where downloaded sets lie: the environment variable VITGAN_DATA, or ~/.cache/vitgan."""
+    """The folder of downloaded sets and caches: the environment variable VITGAN_DATA, else ~/.cache/vitgan."""
     return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
 
 
-def _unknown(source: str) -> str:
-    near = difflib.get_close_matches(source.lower(), NAMED_SOURCES, n=1, cutoff=0.5)
+def _open_path(source: str, path: Path) -> Source:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return open_packed(source, path) if is_packed(path) else open_folder(source, path)
+    if path.is_file() and suffix == ".zip":
+        return open_zip(source, path)
+    if path.is_file() and suffix in (".npy", ".npz"):
+        return open_array_file(source, path)
+    raise _unknown(source, source)
+
+
+def _announced(name: str) -> type | None:
+    """The source of that very name, parts that installed packages announce included."""
+    try:
+        cls = registry.get("source", name)
+    except UserError:
+        if name in registry.names("source"):
+            raise
+        return None
+    part = registry.of(cls)
+    return cls if part is not None and part.name == name else None
+
+
+def _unknown(source: str, name: str) -> UserError:
+    names = registry.names("source")
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     guess = f" (did you mean {near[0]}?)" if near else ""
-    return (
-        f"There is no image source {source!r}{guess}: pass {', '.join(NAMED_SOURCES)}, "
+    return UserError(
+        f"There is no image source {source!r}{guess}: pass {', '.join(names)}, "
         "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
-        "wds: and tar files, or hf: and the name of a data set."
+        "wds: and tar files, or hf: and the name of a data set; a source of your own needs "
+        "--use FILE.py before it."
     )
 
 
-def _digits() -> ArraySource:
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    images = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # (N, 8, 8)
-    return ArraySource("digits", images, digits.target, tuple(str(name) for name in digits.target_names))
+# --- Registered parts
 
 
-def _cifar10() -> ArraySource:
-    dataset = _download("cifar10", lambda datasets, root: datasets.CIFAR10(root, train=True, download=True))
-    return ArraySource("cifar10", dataset.data, np.asarray(dataset.targets), tuple(dataset.classes))
+def _open_part(part: Any, name: str, words: str | None) -> Source:
+    """What the part opens, with the values that `words`, "field=value,field=value", gives its fields.
+
+    Raises UserError where `words` does not fit, or a part that is not the package's own opens no `Source`.
+    """
+    values = {} if words is None else _values(part, name, words)
+    fields = [field for field in dataclasses.fields(part) if field.init]
+    missing = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+    if lacking := [field for field in needed if field not in values]:
+        raise UserError(f"The source {name} needs {lacking[0]}: write {name}:{lacking[0]}=VALUE.")
+    opened = part(**values).open()
+    known = registry.of(part)
+    if known is not None and known.module is not None:
+        check_source(name, opened)
+    return opened
 
 
-def _celeba() -> FolderSource:
-    dataset = _download("celeba", lambda datasets, root: datasets.CelebA(root, split="train", download=True))
-    folder = Path(dataset.root) / dataset.base_folder / "img_align_celeba"
-    return FolderSource(folder, list(dataset.filename))
+def _values(part: Any, name: str, words: str) -> dict[str, Any]:
+    """The values that "field=value,field=value" says, each of its field's type and within its bounds."""
+    fields = {field.name: field for field in dataclasses.fields(part) if field.init}
+    annotations, values = typing.get_type_hints(part), dict[str, Any]()
+    for word in re.split(r",(?=\s*[A-Za-z_][\w-]*=)", words):  # a comma may stand in a value, too
+        key, equals, value = word.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UserError(f"{name}:{words} is no source: after {name}: stands FIELD=VALUE,FIELD=VALUE.")
+        if key not in fields:
+            options = f"has {', '.join(fields)}" if fields else "has none"
+            raise UserError(
+                f"The source {name} has no option {key!r}: it {options}.{did_you_mean(key, fields)}"
+            )
+        if key in values:
+            raise UserError(f"{name}:{words} gives {key} twice: leave one of them.")
+        place = f"data {name}:{key}"  # in a message it stands after two hyphens, as a flag and its value
+        values[key] = from_dict(parse(value, annotations[key], place), annotations[key], place, fields[key])
+    return values
 
 
-def _download(name: str, make: Callable[[Any, str], Any]) -> Any:
-    root = data_root()
-    datasets = _torchvision_datasets(name)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of NumPy's, about the age of the set's own files
-            return make(datasets, str(root))
-    except Exception as error:  # a download fails in as many ways as there are libraries below it
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{name} could not be downloaded to {root} ({reason}): try again with a network, "
-            "or pass --data FOLDER_OR_ZIP with the images."
-        ) from error
+# --- Sources in other processes
 
 
-def _torchvision_datasets(name: str) -> Any:
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
-        raise UserError(
-            f"{name} needs torchvision, which cannot be imported: install the torchvision that belongs to "
-            "this torch, or pass --data FOLDER_OR_ZIP with the images."
-        ) from error
-    return datasets
+class SourceModules:
+    """Pickled before a source, it has the process that unpickles it import the modules of the user's own sources.
+
+    A process that is started by spawn or forkserver, as on Windows and macOS, has imported nothing of what
+    `--use` named here. Unpickled it is None. A dictionary is unpickled in its order, so
+    `{"modules": SourceModules(), "source": source}` first imports, and then looks the source's class up.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = {part.cls.__module__ for part in registry.parts("source") if part.module is not None}
+        found = {name: sys.modules.get(name) for name in names - {"__main__", "__mp_main__"}}
+        return _import_modules, ({name: getattr(module, "__file__", None) for name, module in found.items()},)
 
 
-class LsunSource:
-    """The bedrooms of LSUN's training set, out of its LMDB folder `bedroom_train_lmdb` under `root`."""
-
-    labels: np.ndarray | None = None
-    classes: tuple[str, ...] = ()
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def __len__(self) -> int:
-        return len(self._dataset())
-
-    def item(self, index: int) -> str:
-        """The name of one image, for messages."""
-        return f"bedroom_train_lmdb/{index}"
-
-    def picture(self, index: int) -> Image.Image:
-        """One image, decoded."""
-        return self._dataset()[index][0]
-
-    def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: the keys of the LMDB."""
-        yield from self._dataset().dbs[0].keys
-
-    def _dataset(self) -> Any:
-        return _open_lsun(self.root)
-
-
-@functools.cache
-def _open_lsun(root: Path) -> Any:
-    """LMDB opens a folder once a process; forked readers share it, since torchvision takes no locks."""
-    datasets = _torchvision_datasets("lsun-bedroom")
-    with _folder_for_its_keys(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # torchvision leaves its file of keys open
-        return datasets.LSUN(str(root), classes=["bedroom_train"])
+def _import_modules(files: dict[str, str | None]) -> None:
+    """Import modules by name or, where that would find another file or nothing, from their files."""
+    for name, file in files.items():
+        if name in sys.modules:
+            continue
+        spec = importlib.util.find_spec(name)
+        if file is None or "." in name or (spec is not None and spec.origin == file):
+            importlib.import_module(name)
+            continue
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 @contextlib.contextmanager
-def _folder_for_its_keys() -> Iterator[None]:
-    """torchvision leaves a pickle of the keys in the working folder, and would load one that lies there."""
-    with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
+def sending(without: str) -> Iterator[None]:
+    """Within it processes are started; UserError, naming the option `without` any, where a source cannot be pickled."""
+    try:
         yield
-
-
-def _lsun_bedroom() -> LsunSource:
-    root = data_root().resolve()
-    folder = root / "bedroom_train_lmdb"
-    try:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}")
-        source = LsunSource(root)
-        len(source)  # opens it
-        return source
-    except (ImportError, OSError, _lmdb_error()) as error:
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UserError(
-            f"lsun-bedroom cannot be opened ({error}): unzip LSUN's bedroom_train_lmdb.zip into {root} "
-            'and pip install "vitgan[lsun]", or pass --data FOLDER_OR_ZIP with the images.'
+            f"The source of images cannot be sent to other processes ({' '.join(str(error).split())[:200]}): "
+            f"write it so that pickle can, or give {without}."
         ) from error
-
-
-def _lmdb_error() -> type[Exception]:
-    try:
-        import lmdb
-    except ImportError:
-        return ImportError
-    return lmdb.Error
-
-
-NAMED_SOURCES: dict[str, Callable[[], Source]] = {
-    "digits": _digits,
-    "cifar10": _cifar10,
-    "celeba": _celeba,
-    "lsun-bedroom": _lsun_bedroom,
-}
