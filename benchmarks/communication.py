@@ -28,7 +28,7 @@ import vitgan
 from vitgan.bench.settings import open_images, with_training
 from vitgan.data import batches
 from vitgan.distributed import collectives
-from vitgan.distributed.launch import joined
+from vitgan.distributed.launch import process_group
 from vitgan.engine.environment import environment
 from vitgan.engine.train import threads
 from vitgan.io import replacing
@@ -96,7 +96,7 @@ def launched(ranks: int, *words: str) -> Any:
 
 def worker(what: str, *words: str) -> None:
     """One process of those that count or are timed."""
-    with joined(CPU), threads(1):
+    with process_group(CPU), threads(1):
         if what == "count":
             found: Any = {name: count(name) for name in words}
         else:

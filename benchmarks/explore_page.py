@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from playwright.sync_api import Page, sync_playwright  # pyright: ignore[reportMissingImports]
 
+from vitgan.commands.explore import free_port
 from vitgan.engine.environment import environment
-from vitgan.explore.app import free_port
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 FLAGS += ["--disable-sync", "--no-first-run"]

@@ -29,6 +29,7 @@ from fault_injection import kills, memory, numbers, ranks, sets, storage
 from fault_injection.trial import Failed, Trial
 
 from vitgan.engine.environment import environment
+from vitgan.terminal import markdown_table
 
 Test = Callable[[Trial], tuple[int, str]]
 START, END = "<!-- faults -->", "<!-- end of faults -->"
@@ -151,11 +152,12 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Put the table between its marks."""
     before, _, rest = path.read_text(encoding="utf-8").partition(START)
     after = rest.partition(END)[2]
-    lines = ["| fault | injected how | times | outcome |", "| --- | --- | ---: | --- |"]
+    lines = []
     for row in rows:
         outcome = row["outcome"] if row["passed"] else f"**fails**: {row['outcome']}"
-        lines.append(f"| {row['name']} | {row['how']} | {row['times']:,} | {outcome} |")
-    path.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+        lines.append((row["name"], row["how"], f"{row['times']:,}", outcome))
+    table = markdown_table(("fault", "injected how", "times", "outcome"), lines)
+    path.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,31 @@
-"""What several test files share: networks so small that a run takes a second, and images to train them on."""
+"""What several test files share: tiny runs and their images, a small disk, a stand-in of the Hub, fuzzing."""
 
+import ctypes
 import functools
 import inspect
 import os
+import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from runs import ALL_ON, Command, final
 from sizes import TINY
 from standin_hub import Hub, serving
 
-Command = Callable[..., int]
+Fuzz = Callable[..., None]
+
+INPUTS = 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`python -m pytest tests/fuzz --fuzz-inputs 10000` is the long run."""
+    """`python -m pytest -m fuzz --fuzz-inputs 10000` is the long run."""
     parser.addoption(
         "--fuzz-inputs",
         type=int,
@@ -66,11 +73,56 @@ def tiny_train(images: Path) -> Command:
     return run
 
 
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, whose average lags behind its generator."""
+    folder = tmp_path_factory.mktemp("trained")
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8))
+    part = "--{0}.depth 1 --{0}.width 8 --{0}.heads 2 --{0}.perceptron-width 16 "
+    sizes = (part.format("generator") + part.format("discriminator")).split()
+    words = ["--training.batch", "4", "--generator.latent-dim", "5", "--ema.ramp-up", "None"]
+    words += ["--data", str(folder / "images.npy"), "--images", "24", "--training.checkpoint-every", "8"]
+    words += ["--out", str(folder / "run"), "--device", "cpu", "--quiet"]
+    assert vitgan("train", *sizes, *words) == 0
+    return folder / "run"
+
+
 @pytest.fixture
 def no_curves() -> Iterator[None]:
     """A report without its curves, which take longer to draw than a tiny run to train."""
     with mock.patch("vitgan.engine.report.panels", return_value=[]):
         yield
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, torch.Tensor]]:
+    """straight(train, images) is the state after `images` images without a stop."""
+    known: dict[int, dict[str, torch.Tensor]] = {}
+
+    def run(train: Command, images: int) -> dict[str, torch.Tensor]:
+        if images not in known:
+            folder = tmp_path_factory.mktemp("straight")
+            assert train(folder, "--images", str(images), *ALL_ON) == 0
+            known[images] = final(folder)
+        return known[images]
+
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a small disk needs Linux and root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=4m"):
+        pytest.skip(f"a small disk cannot be mounted here ({os.strerror(ctypes.get_errno())})")
+    try:
+        yield folder
+    finally:
+        libc.umount2(os.fsencode(folder), 2)  # lazily: a test that failed may hold a file
 
 
 @pytest.fixture
@@ -97,6 +149,50 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return said[-1]
 
     return check
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A test that computes with one thread only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fuzz(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Fuzz:
+    """fuzz(check, strategy) calls check(input) for each input and fails on the first that it raises for."""
+    from hypothesis import HealthCheck, given, seed, settings
+
+    asked = request.config.getoption("--fuzz-inputs")
+    unhurried = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
+
+    def run(check: Callable[[Any], None], inputs: Any) -> None:
+        number = 0
+
+        @settings(
+            max_examples=asked or INPUTS,
+            deadline=None,
+            database=None,
+            derandomize=asked is None,
+            suppress_health_check=unhurried,
+        )
+        @given(inputs)
+        def each(value: Any) -> None:
+            nonlocal number
+            number += 1
+            check(value)
+
+        if asked is not None:
+            chosen = random.SystemRandom().getrandbits(64)
+            each = seed(chosen)(each)
+            with capsys.disabled():
+                print(f"\n{request.node.name}: seed {chosen}", flush=True)
+        each()
+        assert number >= (asked or INPUTS)
+
+    return run
 
 
 def vitgan(*words: str | Path) -> int:

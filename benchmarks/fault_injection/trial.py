@@ -27,7 +27,7 @@ from vitgan.cli import main
 from vitgan.engine.checkpoint import TENSORS, checkpoints
 from vitgan.engine.loggers import read_log
 
-for name in ("vitgan.engine.train", "vitgan.recipes", "tyro", "torch._dynamo", "matplotlib.figure"):
+for name in ("vitgan.engine.train", "vitgan.recipes", "torch._dynamo", "matplotlib.figure"):
     importlib.import_module(name)  # once, and not in every child
 importlib.import_module("torch.utils.tensorboard")
 

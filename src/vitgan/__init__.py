@@ -1,7 +1,8 @@
 """ViTGAN (arXiv 2107.04589): a GAN whose generator and discriminator are Vision Transformers.
 
 `vitgan.load(RUN)` gives a trained generator, `vitgan.train(recipe)` trains one, `vitgan.recipes.get(name)`
-is a run's settings, `@vitgan.register` makes a class a part of recipes. Importing the package imports no torch.
+is a run's settings, `@vitgan.register` makes a class a part of recipes. Importing the package imports no
+torch.
 """
 
 from importlib.metadata import version

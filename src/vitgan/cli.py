@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vitgan import __version__, registry, terminal
-from vitgan.errors import Elsewhere, UserError
+from vitgan.errors import OtherRankError, UserError
 from vitgan.parser import Parser
 
 COMMANDS = (
@@ -65,6 +65,7 @@ def _flushed(words: list[str]) -> int:
         return _run(words)
     finally:
         terminal.flush()
+        terminal.hush(False)  # whatever this process does next is asked anew
 
 
 def _of_files(error: OSError) -> str:
@@ -83,7 +84,7 @@ def _lacks_memory(error: Exception) -> bool:
 def _is_own(error: UserError) -> bool:
     """Whether this process has to say it: of several, the one that raised it, or the first."""
     others_say = error.rank is None and int(os.environ.get("RANK", "0")) > 0
-    return not isinstance(error, Elsewhere) and not others_say
+    return not isinstance(error, OtherRankError) and not others_say
 
 
 def _say(text: str, code: int) -> int:
@@ -144,7 +145,7 @@ def build_parser() -> Parser:
                 "--use",
                 action="append",
                 metavar="FILE|MODULE",
-                help="a file or module with parts of your own, over which stands @vitgan.register; repeatable",
+                help="a file or module with parts of your own (@vitgan.register); repeatable",
             )
         notes = textwrap.fill(one.epilog, 79) + "\n\n" if one.epilog else ""
         one.epilog = notes + command.EXAMPLES

@@ -1,8 +1,8 @@
 """Options as frozen dataclasses, within bounds: to JSON and back, from words, and what differs between two.
 
 A part's options are a frozen, keyword-only dataclass. In JSON each is an object whose "type" names the class,
-so a recipe read from a checkpoint is the recipe that was written, or an error. A field that is missing has its
-default, which is what was done before the field was there.
+so a recipe read from a checkpoint is the recipe that was written, or an error. A field that is missing has
+its default, which is what was done before the field was there.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from vitgan import registry
 from vitgan.errors import UserError
 from vitgan.registry import Kind
 
-# Far beyond what anyone trains; they keep a damaged or hostile recipe from asking for a network of more layers
-# than there is time to make, or of sizes whose product no number holds.
+# Far beyond what anyone trains; they keep a damaged or hostile recipe from asking for a network of more
+# layers than there is time to make, or of sizes whose product no number holds.
 MOST_LAYERS, MOST_SIZE, MOST_RESOLUTION = 1000, 2**16, 2**12
 MOST = 2**63 - 1  # of any whole number
 MOST_ITEMS = 1000  # of a list
@@ -45,6 +45,9 @@ class Bounds:
         whole = isinstance(number, int)
         if self.above is not None and number <= self.above:
             return f"greater than {self.above:g}"
+        both = self.above is not None and self.least is not None and self.most is not None
+        if both and not self.least <= number <= self.most:  # type: ignore[operator]
+            return f"from {self.least:g} to {self.most:g}"
         if self.least is not None and not number >= self.least:  # true for NaN, too
             return f"at least {self.least:g}" + ("" if whole else ", and finite")
         if not whole and not math.isfinite(number):
@@ -64,10 +67,10 @@ def option(
     most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A field of options whose number, or each of whose numbers, has bounds: `width: int = option(384, least=1)`.
+    """A field whose number, or each of whose numbers, has bounds: `width: int = option(384, least=1)`.
 
-    `least` and `most` are allowed themselves, `above` and `below` are not. The bounds are checked where options
-    are read, set from the command line or built; None is no number.
+    `least` and `most` are allowed themselves, `above` and `below` are not. The bounds are checked where
+    options are read, set from the command line or built; None is no number.
     """
     bounds = Bounds(least=least, above=above, most=most, below=below)
     return dataclasses.field(default=default, metadata={"bounds": bounds})
@@ -99,8 +102,8 @@ class MissingPart:
         module, name = self.value.get("module"), self.value.get("type")
         if module == "__main__":
             return UserError(
-                f"The {self.kind} {name} was defined in a notebook or script: define and register it there again, "
-                "or put it into a file and give --use FILE.py."
+                f"The {self.kind} {name} was defined in a notebook or script: define and register it there "
+                "again, or put it into a file and give --use FILE.py."
             )
         return UserError(f"The {self.kind} {name} is a part of {module}: give --use {module}.")
 
@@ -142,16 +145,15 @@ def to_dict(options: Any) -> Any:
 def _module(cls: type) -> dict[str, str]:
     """{"module": what `--use` takes} for a class that is not the package's own."""
     known = registry.of(cls)
-    module = cls.__module__ if known is None else known.module
-    return {} if module is None or module.split(".")[0] == "vitgan" else {"module": module}
+    return {} if known is None or known.module is None else {"module": known.module}
 
 
 def from_dict(value: Any, expected: Any, where: str = "recipe", field: Any = None) -> Any:
     """The inverse of `to_dict`, checked against the annotation `expected` and the bounds of `field`.
 
     A part that is not the package's own and not registered is a `MissingPart`. Raises UserError, naming the
-    place, on an unknown field, one that is missing and has no default, a value of another type, or a number out
-    of bounds.
+    place, on an unknown field, one that is missing and has no default, a value of another type, or a number
+    out of bounds.
     """
     if field is not None and "part" in field.metadata:
         return _parts_from_dict(value, field.metadata["part"], where, expected)
@@ -356,7 +358,7 @@ def with_word(options: Any, path: Sequence[str], word: str, where: str) -> Any:
 
 
 def parse(word: str, annotation: Any, where: str) -> Any:
-    """What `word` says where the annotation is of numbers, truth values, text, choices, None or tuples of these.
+    """What `word` says, for an annotation of numbers, truth values, text, choices, None or tuples of these.
 
     Raises UserError where it says nothing of the kind.
     """

@@ -18,7 +18,10 @@ DEEPEST = 50  # levels of lists and objects; a recipe has 4
 
 
 def read_json(path: Path) -> Any:
-    """What the file `path` holds. Raises OSError, or ValueError as `parse_json`, above 64 MiB too."""
+    """The value that a JSON file holds.
+
+    Raises OSError where it cannot be read, and ValueError as `parse_json` does, or where it is above 64 MiB.
+    """
     if path.exists() and not path.is_file():  # a pipe would never end
         raise OSError(f"{path.name} is no file")
     with path.open("rb") as file:
@@ -29,10 +32,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """What `content` says. Raises ValueError, with a clause that says why it is none.
+    """The value that a JSON document says. Raises ValueError, with a clause that says what is wrong with it.
 
-    Refused beside what is no JSON: a key given twice, half of a surrogate pair (which cannot be printed), and
-    more than 50 levels.
+    Beside what is no JSON these are refused: a key that is given twice, half of a surrogate pair (which
+    cannot be printed), and lists and objects within one another more than 50 levels deep.
     """
     try:
         text = content.decode(json.detect_encoding(content))
@@ -46,42 +49,46 @@ def parse_json(content: bytes) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_json(value: Any) -> str:
+    """The SHA-256 of a value's JSON, its keys sorted, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sealed(key: str, body: Any) -> dict[str, Any]:
-    """An object that holds `body` under `key`, and its SHA-256."""
-    return {key: body, "sha256": _seal(body)}
+    """A JSON object with `body` under `key` and, under "sha256", the checksum of the body's own JSON."""
+    return {key: body, "sha256": sha256_of_json(body)}
 
 
 def read_sealed(path: Path, key: str) -> Any:
-    """The body that `sealed` put under `key`, from the file `path`.
+    """The body that `sealed` put under `key`, read from the file `path`.
 
-    Raises OSError, or ValueError with a clause where it is not whole.
+    Raises OSError, or ValueError with a clause that says why the file is not whole.
     """
     return unsealed(read_json(path), key)
 
 
 def unsealed(whole: Any, key: str) -> Any:
-    """The body that `sealed` put under `key`, from JSON that was read; ValueError with a clause where not whole."""
+    """The body that `sealed` put under `key`, from JSON that has been read.
+
+    Raises ValueError, with a clause that says why, where it is not whole.
+    """
     if not isinstance(whole, dict) or key not in whole or "sha256" not in whole:
         raise ValueError(f"it lacks {key} or sha256")
-    if whole["sha256"] != _seal(whole[key]):
+    if whole["sha256"] != sha256_of_json(whole[key]):
         raise BrokenSeal
     return whole[key]
 
 
 class BrokenSeal(ValueError):
-    """A file whose content is not that of its checksum."""
+    """A JSON object that has both a body and a checksum, which do not match."""
 
     def __init__(self) -> None:
         super().__init__("it does not match its checksum")
-
-
-def _seal(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -117,9 +124,10 @@ def _check_surrogates(value: Any) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, which takes the place of `path` if nothing is raised.
+    """An atomic write: gives a temporary path beside `path`, and renames it to `path` if nothing is raised.
 
-    So `path` holds the old content or the whole new one, never half of it.
+    So `path` holds the old content or the whole new one, never half of it. The temporary file is deleted
+    where an error is raised.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -130,7 +138,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path | None) -> None:
-    """Raise UserError now, and not after minutes of measuring; None and stdout are."""
+    """Raise UserError where no file `path` can be written, before minutes are spent on what is to be in it.
+
+    The folders that lead there are made. None and `STDOUT` name no file and always pass.
+    """
     if path is None or path == STDOUT:
         return
     if path.is_dir():
@@ -147,7 +158,7 @@ def check_writable(path: Path | None) -> None:
 
 
 def write_json(path: Path | None, value: Any) -> None:
-    """Write `value` to the file `path`, unless that is None or stdout."""
+    """Write `value` as JSON to the file `path`, atomically; nothing where `path` is None or `STDOUT`."""
     if path is None or path == STDOUT:
         return
     with replacing(path) as temporary:

@@ -1,30 +1,24 @@
-"""Argparse's parser, whose errors are a line with the name that was perhaps meant, and whose help fits."""
+"""The command line's parser: argparse's, with errors of one line that guess what was meant."""
 
-import argparse
 import re
-import sys
+import shutil
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vitgan.compat import CommandsFormatter, PrintingParser, commands_of, options_of
 from vitgan.errors import UserError, did_you_mean
 
 
-class Format(argparse.RawDescriptionHelpFormatter):
-    """Names of up to 20 letters stand beside their text; the lines are at most 100 long."""
+class Format(CommandsFormatter):
+    """A help with lines of at most 100 characters; names of up to 20 letters stand beside their text."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=24)
-        self._width = min(self._width, 100)
-
-    def add_argument(self, action: argparse.Action) -> None:
-        """Commands stand further in than argparse reckons with."""
-        super().add_argument(action)
-        if isinstance(action, argparse._SubParsersAction):
-            self._action_max_length += self._indent_increment
+        width = shutil.get_terminal_size().columns - 2
+        super().__init__(prog, max_help_position=24, width=min(width, 100))
 
 
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
+class Parser(PrintingParser):
+    """A parser that raises UserError for a mistake, and neither prints nor exits as argparse's own does."""
 
     def __init__(self, **settings: Any) -> None:
         self._takes_next = False
@@ -32,7 +26,10 @@ class Parser(argparse.ArgumentParser):
         self.color = False  # from Python 3.14 on help has colours
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Refuses what it does not know: argparse would do so later, without knowing the command."""
+        """Parse `args`, and raise UserError for a word that the command does not know.
+
+        argparse would refuse it later, when it no longer knows which command was given.
+        """
         if args is not None:
             self._check_flags(args)
             self._takes_next = "--json" in args
@@ -42,23 +39,17 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def _check_flags(self, words: Sequence[str]) -> None:
-        """An unknown flag is said before what is missing for want of it."""
-        known = self._option_string_actions
+        """Raise UserError for a flag that does not exist, before argparse says what is missing."""
+        known = options_of(self)
         for word in words:
             flag = word.partition("=")[0]
-            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+            if word == "--" or (commands_of(self) and not word.startswith("-")):
                 return
             if word.startswith("--") and flag not in known:
                 self.error(f"There is no option {flag}", did_you_mean(flag, known))
 
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """A help that cannot be written is an error as any other output; argparse says nothing."""
-        stream = file or sys.stderr
-        if message and stream is not None:
-            stream.write(message)
-
     def error(self, message: str, guess: str = "") -> NoReturn:
-        """Raise UserError."""
+        """Raise UserError in place of argparse's `message`, with `guess`, a sentence about what was meant."""
         message = message.removeprefix("argument ")
         if choice := re.match(r"(\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.S):
             place, word, known = choice[1], choice[2], re.findall(r"[\w-]+", choice[3])
@@ -68,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"{place}: invalid choice: {word!r}, choose {_either(known)}.{guess}")
         if missing := re.match(r"the following arguments are required: (.*)", message):
             message = f"{missing[1]} is missing"
-            json = self._option_string_actions.get("--json")
+            json = options_of(self).get("--json")
             if self._takes_next and json is not None and json.nargs == "?":
                 message += " (--json takes the next word for its file, so it comes last)"
         raise UserError(f"{message[:1].upper()}{message[1:]}: see `{self.prog} --help`.{guess}")

@@ -1,8 +1,8 @@
 """The parts of a run by name: the package's own, and those that anybody writes in a file of their own.
 
-A part is a class of options, a frozen keyword-only dataclass, with `@vitgan.register` over it. Its name on the
-command line is the class's in lower case with hyphens, `LeastSquares` is `least-squares`. Nothing here imports
-torch, and nothing is imported that the user has not named or installed.
+A part is a class of options, a frozen keyword-only dataclass, with `@vitgan.register` over it. Its name on
+the command line is the class's in lower case with hyphens, `LeastSquares` is `least-squares`. Nothing here
+imports torch, and nothing is imported that the user has not named or installed.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from vitgan.compat import is_frozen
 from vitgan.errors import UserError, did_you_mean
 
 Kind = typing.Literal["generator", "discriminator", "loss", "augment", "term", "source", "metric", "logger"]
@@ -74,12 +75,13 @@ def register(*, kind: Kind | None = None, name: str | None = None) -> Callable[[
 def register(cls: Any = None, *, kind: Kind | None = None, name: str | None = None) -> Any:
     """Make a class a part that recipes and the command line know by name.
 
-    It stands over a frozen, keyword-only dataclass, bare or with a `kind` and a `name`. The kind is known by what
-    the class defines: a loss `discriminator(real, fake)` and `generator(real, fake)`; a term `losses(seen)`; a
-    network `build(*, resolution, channels, classes)`; an augmentation `__call__(images, rng)`; a source `open()`;
-    a metric `measure(real, fake)`; a logger `start(folder, ...)`. A class of the same name and module that was
-    registered before is replaced, as when a notebook's cell is run again. Raises UserError where the class is no
-    such dataclass, its kind cannot be told, or the name is one of the package's own.
+    It stands over a frozen, keyword-only dataclass, bare or with a `kind` and a `name`. The kind is known by
+    what the class defines: a loss `discriminator(real, fake)` and `generator(real, fake)`; a term
+    `losses(seen)`; a network `build(*, resolution, channels, classes)`; an augmentation `__call__(images,
+    rng)`; a source `open()`; a metric `measure(real, fake)`; a logger `start(folder, ...)`. A class of the
+    same name and module that was registered before is replaced, as when a notebook's cell is run again.
+    Raises UserError where the class is no such dataclass, its kind cannot be told, or the name is one of the
+    package's own.
     """
     if cls is None:
         return lambda given: _register(given, kind, name)
@@ -88,7 +90,7 @@ def register(cls: Any = None, *, kind: Kind | None = None, name: str | None = No
 
 def _register(cls: type, kind: Kind | None, name: str | None) -> type:
     own = cls.__module__.split(".")[0] == "vitgan"
-    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_frozen(cls):
         raise UserError(
             f"{cls.__name__} must be a frozen, keyword-only dataclass to be registered: put "
             "@dataclass(frozen=True, kw_only=True) below @vitgan.register."
@@ -171,8 +173,8 @@ def get(kind: Kind, name: str) -> type:
         found = _named(kind, name)
     if found is None:
         raise UserError(
-            f"There is no {kind} {name!r}: choose one of {', '.join(names(kind))}, or name the file or module of "
-            f"your own with --use.{did_you_mean(name, names(kind))}"
+            f"There is no {kind} {name!r}: choose one of {', '.join(names(kind))}, or name the file or "
+            f"module of your own with --use.{did_you_mean(name, names(kind))}"
         )
     return found.cls
 

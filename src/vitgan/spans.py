@@ -1,6 +1,7 @@
-"""Named stretches of a step, for whoever measures it.
+"""Named parts of a training step, so that their times can be measured.
 
-`with span("optimiser"):` costs about 10 us until a `Recorder` listens. torch's profiler shows the same names.
+Code that is timed stands within `with span("optimiser"):`, which costs about 10 microseconds while no
+`Recorder` listens. torch's profiler shows the same names.
 """
 
 import time
@@ -12,7 +13,12 @@ import torch
 
 
 class Recorder:
-    """Seconds by name of span, of the time spent in the span itself and not in one within it."""
+    """Adds up the seconds spent in each span, by name; those in a span within another count for the inner
+    one.
+
+    On a CUDA device the host waits at the beginning and the end of every span until the device has done all
+    its work, so the seconds include the device's.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -22,7 +28,7 @@ class Recorder:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it every span is measured; the device finishes its work at every border."""
+        """A context within which every span is measured. One recorder can listen at a time."""
         global _recorder
         assert _recorder is None, "one recorder at a time"
         _recorder = self
@@ -33,7 +39,7 @@ class Recorder:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """One stretch; the span around it stands still meanwhile."""
+        """A context whose time counts for `name`, and no longer for the span around it."""
         self._turn(open_name=name)
         try:
             yield
@@ -57,10 +63,10 @@ _recorder: Recorder | None = None
 
 
 def recording() -> bool:
-    """Whether a recorder listens."""
+    """Whether a `Recorder` listens now, so that the spans wait for the device."""
     return _recorder is not None
 
 
 def span(name: str) -> AbstractContextManager[object]:
-    """A named stretch of work."""
+    """A context that gives the work within it a name, for a `Recorder` and for torch's profiler."""
     return torch.profiler.record_function(f"vitgan: {name}") if _recorder is None else _recorder.span(name)

@@ -1,6 +1,6 @@
-"""What a command says: a text for a person, one JSON document for a script, or nothing at all.
+"""What a command prints: a text for a person, one JSON document for a script, or nothing at all.
 
-Colour there is none, so NO_COLOR has nothing to switch off.
+Nothing is coloured, so the variable NO_COLOR has nothing to switch off.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +19,10 @@ _silence = {"asked": False}
 
 
 def add_output(parser: argparse.ArgumentParser, *, file: str | None = None, quiet: bool = True) -> None:
-    """Declare --json and --quiet; `file` says what a PATH after --json is for, where it takes one."""
+    """Add the options --json and, with `quiet`, --quiet to a command.
+
+    With `file`, the help's text, --json takes a path to write the document to and means stdout without one.
+    """
     if file is None:
         parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     else:
@@ -29,7 +32,7 @@ def add_output(parser: argparse.ArgumentParser, *, file: str | None = None, quie
 
 
 def answer(options: argparse.Namespace, facts: Any, text: str) -> None:
-    """Print `facts` where JSON is asked for on stdout, nothing with --quiet, else `text`."""
+    """Print what a command has found: `facts` as JSON with --json, nothing with --quiet, else `text`."""
     if options.json is True or options.json == STDOUT:
         print(json_of(facts))
     elif not options.quiet:
@@ -37,7 +40,7 @@ def answer(options: argparse.Namespace, facts: Any, text: str) -> None:
 
 
 def json_of(value: Any) -> str:
-    """Strict JSON: a number that is not finite is null, and a path its text."""
+    """A value as strict JSON, indented. NaN and infinity become null, which JSON lacks; a path its text."""
     return json.dumps(_strict(value), indent=1, allow_nan=False)
 
 
@@ -52,18 +55,43 @@ def _strict(value: Any) -> Any:
 
 
 def aligned(lines: Mapping[str, str]) -> str:
-    """One line a name, the values one below the other."""
-    width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {value}".rstrip() for name, value in lines.items())
+    """A line for each name, with its value behind it; the values stand one below the other."""
+    return text_table(list(lines.items()))
+
+
+def text_table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+    """Rows of cells as lines of text, the columns two spaces apart and as wide as their widest cell.
+
+    All cells are flush left, those of `numbers` flush right except in the first column. A row may lack cells
+    at its end.
+    """
+    columns = max(map(len, rows))
+    full = [[*row, *[""] * (columns - len(row))] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    pads = [str.ljust, *[str.rjust if numbers else str.ljust] * (columns - 1)]
+    return "\n".join(
+        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)).rstrip()
+        for row in full
+    )
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
+    """A table in Markdown; with `numbers` all columns but the first are flush right."""
+    marks = ["---", *["---:" if numbers else "---"] * (len(head) - 1)]
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, marks, *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def counted(count: int, noun: str) -> str:
-    """1 image, 2 images."""
+    """A count with its noun, in the plural unless there is one: "1 image", "2,000 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def can_draw(stream: TextIO | None) -> bool:
-    """Whether a bar may be drawn there: on a terminal that can go back in its line, and without --quiet."""
+    """Whether a progress bar may be drawn on `stream`.
+
+    It may on a terminal that can go back in its line, unless --quiet was given.
+    """
     if _silence["asked"] or stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
         return False
     # A pseudo-terminal that says it has no rows, as some containers give, shows no bar at all.
@@ -71,7 +99,7 @@ def can_draw(stream: TextIO | None) -> bool:
 
 
 class _Lines(logging.StreamHandler):
-    """The package's warnings, a line each on stderr; those of the libraries are for their developers."""
+    """Prints the package's own log records on stderr, a line each; those of libraries are left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +107,10 @@ class _Lines(logging.StreamHandler):
 
 
 def log_from(level: int) -> None:
-    """What is logged from `level` on is printed, unless a program that calls this one sees to its log."""
+    """Print log records of the package from `level` on.
+
+    Nothing changes in a program that has set up logging of its own before it called this package.
+    """
     root = logging.getLogger()
     if not root.handlers:
         logging.basicConfig(format="vitgan: %(message)s", level=logging.WARNING, handlers=[_Lines()])
@@ -89,7 +120,11 @@ def log_from(level: int) -> None:
 
 
 def calm_libraries() -> None:
-    """What libraries warn of is for their developers; `python -W default` and the variables show it."""
+    """Silence the warnings of libraries, which are meant for their developers.
+
+    `python -W default` shows Python's warnings again, the variables HF_HUB_VERBOSITY and DATASETS_VERBOSITY
+    those of the Hugging Face libraries.
+    """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     for name in ("HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
@@ -97,13 +132,17 @@ def calm_libraries() -> None:
 
 
 def hush(quiet: bool) -> None:
-    """With `quiet` neither warnings nor bars, of whatever library, from here on."""
+    """Set for the rest of the process whether warnings and progress bars are left out, as --quiet asks."""
     _silence["asked"] = quiet
     log_from(logging.ERROR if quiet else logging.WARNING)
 
 
 def flush() -> None:
-    """Write what is printed now, while an error can still be said: raises it, and forgets the rest."""
+    """Write out what has been printed, and raise the OSError with which that fails.
+
+    Python itself would write the rest as it ends, where a failure is a traceback. After an error the rest is
+    dropped.
+    """
     if sys.stdout is None:
         return
     try:

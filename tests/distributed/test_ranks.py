@@ -18,6 +18,8 @@ import torch
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
 
+pytestmark = pytest.mark.distributed
+
 Command = Callable[..., int]
 Started = Callable[..., list[subprocess.Popen[str]]]
 MARKS = [
@@ -25,7 +27,7 @@ MARKS = [
     *("--training.log-every", "16", "--training.sample-every", "40"),
 ]
 MAIN = "import sys\nfrom vitgan.cli import main\nsys.exit(main())"
-IMPATIENT = "from vitgan.engine import distributed\ndistributed.PATIENCE, distributed.GRACE = 5.0, 2.0"
+IMPATIENT = "from vitgan.distributed import liveness\nliveness.PATIENCE, liveness.GRACE = 5.0, 2.0"
 
 
 def free_port() -> int:
@@ -175,7 +177,7 @@ def test_an_error_of_one_rank_is_said_once(started: Started, tmp_path: Path) -> 
 def test_torchrun_takes_the_run_up_from_the_last_checkpoint(
     images: Path, tiny: list[str], tmp_path: Path
 ) -> None:
-    """A rank that kills itself once, in the first of torchrun's two attempts."""
+    """A rank kills itself once, in the first of torchrun's two attempts."""
     script = tmp_path / "dying.py"
     script.write_text(
         "import os, sys\n"

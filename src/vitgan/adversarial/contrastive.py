@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitgan.adversarial.augment import Augmentation, StrongAugment
 from vitgan.adversarial.terms import Pass, Term
-from vitgan.config import option
+from vitgan.config import check, option
 from vitgan.distributed.collectives import all_gather
 from vitgan.errors import UserError
 from vitgan.registry import register
@@ -36,6 +36,9 @@ class Contrastive(Term):
     """Divisor of the cosine similarities."""
 
     image_by_image = False
+
+    def __post_init__(self) -> None:
+        check(self, "terms.contrastive")
 
     @property
     def active(self) -> bool:

@@ -96,7 +96,7 @@ class _FiniteDifference(Term):
 @register
 @dataclass(frozen=True, kw_only=True)
 class ApproximateR1(_FiniteDifference):
-    """R1 by finite differences (arXiv 2501.08316; arXiv 2511.22475), on a part of the real images, every step.
+    """R1 by finite differences (arXiv 2501.08316, 2511.22475), on a part of the real images, in every step.
 
     For small `sigma` the mean over n of ((D(x + sigma n) - D(x)) / sigma)^2 is |grad_x D(x)|^2. The perturbed
     images join the discriminator's one pass, so attention stays fused. In bf16 a `sigma` below about 0.05
@@ -182,8 +182,10 @@ class Drift(Term):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Centring(Term):
-    """weight (mean of D over real and fake images)^2: keeps the part of the logits that a relativistic loss does
-    not see from wandering off to where bf16 has no digits left (after arXiv 2511.22475's centring).
+    """weight (mean of D over real and fake images)^2 (after the centring of arXiv 2511.22475).
+
+    It keeps the part of the logits that a relativistic loss does not see, what real and fake have in common,
+    from wandering off to where bf16 has no digits left.
     """
 
     weight: float = option(0.001, least=0)

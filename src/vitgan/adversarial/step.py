@@ -14,7 +14,7 @@ from vitgan.adversarial.augment import Augmentation
 from vitgan.adversarial.losses import AdversarialLoss
 from vitgan.adversarial.terms import GeneratorPass, GeneratorTerm, Pass, Term
 from vitgan.distributed import collectives
-from vitgan.distributed.rng import in_parts, normal, of_halves, weight
+from vitgan.distributed.rng import micro_batches, normal, of_halves, weight
 from vitgan.models import Discriminator, Generator, Judgement
 from vitgan.spans import span
 
@@ -45,7 +45,7 @@ class Fakes:
         own_labels = [None] * parts if labels is None else labels.chunk(parts)
         self._inputs = list(zip(z.chunk(parts), own_labels, strict=True))
         with torch.set_grad_enabled(learn and not again):
-            made = [self._make(part) for part in in_parts(rng, parts)]
+            made = [self._make(part) for part in micro_batches(rng, parts)]
         self._kept = made if learn and not again else None
         self.images = torch.cat(made).detach()
 
@@ -63,7 +63,7 @@ class Fakes:
         assert self._start is not None
         later = self._rng.get_state()
         self._rng.set_state(self._start)
-        for part in in_parts(self._rng, len(self._inputs)):
+        for part in micro_batches(self._rng, len(self._inputs)):
             self._make(part).backward(gradients[part])
         self._rng.set_state(later)
 
@@ -162,14 +162,14 @@ def discriminator_step(
 ) -> tuple[Metrics, list[Judgement]]:
     """One pass over [real, fake, their other views]; adversarial loss and terms; one update of D.
 
-    Returns the numbers, and what D says of the real images for the generator's loss, a judgement for each part
-    of the batch and without a gradient.
+    Returns the numbers, and what D says of the real images for the generator's loss, a judgement for each
+    part of the batch and without a gradient.
     """
     discriminator, optimiser = players.discriminator, players.optimiser_discriminator
     views = augmented_views(game, torch.cat((real, fake.to(real.dtype))), rng)
     optimiser.zero_grad(set_to_none=True)
     parts, shares, judged = game.accumulate, [], []
-    for part in in_parts(rng, parts):
+    for part in micro_batches(rng, parts):
         own = [_part_of_halves(view, part, parts) for view in views]
         own_labels = None if labels is None else labels.chunk(parts)[part]
         passes = judged_views(discriminator, game, own, own_labels, rng, step)
@@ -212,7 +212,7 @@ def _learn(game: Game, passes: list[Pass]) -> Metrics:
 
 
 def _summed(shares: list[Metrics]) -> Metrics:
-    """The sum of the parts' shares of each number; a number that only some parts have is summed over those."""
+    """The sum of the parts' shares of each number; one that only some parts have is summed over those."""
     names = dict.fromkeys(name for share in shares for name in share)
     return {name: torch.stack([s[name] for s in shares if name in s]).sum() for name in names}
 
@@ -247,9 +247,10 @@ def judged_views(
     rng: torch.Generator,
     step: int,
 ) -> list[Pass]:
-    """One pass over all `views` and what terms perturb; what the adversarial loss sees, then what each term sees.
+    """One pass over all `views` and what terms perturb; gives what the loss sees, then what each term sees.
 
-    `views` are (2B, C, H, W) each, [real, fake]: the game's own, then the second views of the terms that have one.
+    `views` are (2B, C, H, W) each, [real, fake]: the game's own, then the second views of the terms that have
+    one.
     """
     seen_real, seen_fake = views[0].chunk(2)
     near = [_near(term, seen_real, seen_fake, rng, step) for term in game.terms]

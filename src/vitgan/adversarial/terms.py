@@ -17,7 +17,7 @@ View = Callable[[Tensor, torch.Generator], Tensor]
 """Makes a second view of clean images (2B, C, H, W), real then fake."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pass:
     """The discriminator's one pass of an update, as the terms see it."""
 
@@ -90,13 +90,13 @@ class Term:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Images near those that the discriminator sees, which join the one pass; None for none.
 
-        `real` and `fake` are (B, C, H, W) as the discriminator sees them; what is given, (M, C, H, W) each, is
-        near the first M of them. Only asked in a step in which the term is due.
+        `real` and `fake` are (B, C, H, W) as the discriminator sees them; what is given, (M, C, H, W) each,
+        is near the first M of them. Only asked in a step in which the term is due.
         """
         return None, None
 
     def due(self, step: int) -> bool | None:  # noqa: ARG002
-        """Whether the term has a loss in the step of that number; None where only the step itself can tell."""
+        """Whether the term has a loss in the step of that number; None where only the step can tell."""
         return True
 
     def losses(self, seen: Pass) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """The measurements as text."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from vitgan.bench import PARTS
 from vitgan.bench.run import DEFINITIONS
+from vitgan.terminal import text_table
 
 Rows = list[tuple[str, ...]]
 Part = Any  # of the report, as JSON has it
@@ -21,14 +23,7 @@ def table(report: dict[str, Any]) -> str:
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns two spaces apart, indented; the first is to the left, the others to the right."""
-    columns = max(map(len, rows))
-    full = [row + ("",) * (columns - len(row)) for row in rows]
-    widths = [max(len(row[i]) for row in full) for i in range(columns)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in full
-    ]
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+    return textwrap.indent(text_table(rows, numbers=True), "  ")
 
 
 def _settings(report: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitgan import recipes, registry
+from vitgan import compat, recipes, registry
 
 SUMMARY = "print what bash, zsh or fish needs to complete commands"
 EXAMPLES = """examples:
@@ -60,10 +60,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """To `vitgan train`: --PART.FIELD of the default recipe, which the parser itself passes on."""
     from vitgan.recipes.settings import flags
 
-    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    train = compat.commands_of(parser)["train"]
     for flag in flags(recipes.get("digits")):
-        commands.choices["train"].add_argument(flag)
-    for action in commands.choices["train"]._actions:
+        train.add_argument(flag)
+    for action in compat.actions_of(train):
         if action.dest in PARTS:
             kind: registry.Kind = PARTS[action.dest]
             action.choices = registry.names(kind)
@@ -86,9 +86,8 @@ def _runs() -> dict[str, Any]:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Of the parser and of its commands'."""
-    for action in parser._actions:
+    """All arguments of the parser and of its commands."""
+    for action in compat.actions_of(parser):
         yield action
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _actions(command)
+        for command in compat.commands_of(action).values():
+            yield from _actions(command)

@@ -197,5 +197,5 @@ def _text(evaluation: "Evaluation") -> str:
     numbers = {name: f"{value:.6g}" for name, value in evaluation.metrics.items() if name not in hidden}
     facts = evaluation.protocol.to_dict()
     facts.update(facts.pop("settings"))
-    lines = aligned({**numbers, **facts}).splitlines()
+    lines = aligned({name: str(value) for name, value in (numbers | facts).items()}).splitlines()
     return "\n".join([*lines[: len(numbers)], "", "protocol", *lines[len(numbers) :]])

@@ -1,10 +1,12 @@
 """`vitgan explore`: a local web page over trained runs."""
 
 import argparse
+import socket
 from pathlib import Path
 
 from vitgan.errors import UserError
 
+PORTS = range(7860, 7900)
 SUMMARY = "look at trained runs on a local web page"
 EXAMPLES = """examples:
   vitgan explore                        every run in runs/, and digits
@@ -29,7 +31,6 @@ def run(options: argparse.Namespace) -> int:
     if options.port is not None and not 0 < options.port < 2**16:
         raise UserError(f"--port must be from 1 to 65535, not {options.port}.")
     from vitgan.engine.run_folder import load_generator
-    from vitgan.explore.app import free_port
     from vitgan.sharing import find
 
     if options.run is not None:
@@ -45,3 +46,18 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     serve(options.runs, options.run, host=options.host, port=port)
     return 0
+
+
+def free_port(host: str, port: int | None) -> int:
+    """`port`, or the first free one from 7860 on. Raises UserError where there is none."""
+    reason = ""
+    for candidate in PORTS if port is None else (port,):
+        with socket.socket() as asked:
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                asked.bind((host, candidate))
+                return candidate
+            except (OSError, UnicodeError) as error:  # a host may be no name
+                reason = getattr(error, "strerror", None) or str(error)
+    where = f"Port {port}" if port is not None else f"Every port from {PORTS.start} to {PORTS.stop - 1}"
+    raise UserError(f"{where} of {host} cannot be used ({reason}): give another with --port.")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vitgan.terminal import add_output, answer, json_of
+from vitgan.terminal import add_output, answer, json_of, text_table
 
 SUMMARY = "train and measure every row of a table of the paper alike"
 EXAMPLES = """examples:
@@ -80,11 +80,10 @@ def _list(options: argparse.Namespace) -> int:
     check_table(options.table)
     form = {"resolution": options.resolution or 32, "channels": 3}
     rows = select(options.table, _rows(options), size=options.size or "small", **form)
-    names, labels = (max(map(len, words)) for words in zip(*((r.name, r.label) for r in rows), strict=True))
     lines = []
     for row in rows:
         figures = [f"{data} {_shown(fid)} / {_shown(score)}" for data, (fid, score) in row.printed.items()]
-        lines.append(f"{row.name:{names}}  {row.label:{labels}}  {', '.join(figures)}".rstrip())
+        lines.append((row.name, row.label, ", ".join(figures)))
     kinds = ("fid", "is")
     facts = {
         row.name: {
@@ -93,7 +92,7 @@ def _list(options: argparse.Namespace) -> int:
         }
         for row in rows
     }
-    answer(options, facts, "\n".join([*lines, "", "Figures: FID / IS, as the deck prints them."]))
+    answer(options, facts, "\n".join([text_table(lines), "", "Figures: FID / IS, as the deck prints them."]))
     return 0
 
 

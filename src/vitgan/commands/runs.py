@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vitgan.terminal import add_output, json_of
+from vitgan.terminal import add_output, json_of, text_table
 
 SUMMARY = "list the runs of a folder: recipe, images seen, score, last sample, state"
 EXAMPLES = """examples:
@@ -37,10 +37,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"There are no runs in {options.folder}: start one with `vitgan train`.")
         return 0
     names = ("run", "recipe", "data", "images", "score", "last sample", "state")
-    rows = [names, *(tuple(_text(one[name]) for name in names) for one in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print(text_table([names, *(tuple(_text(one[name]) for name in names) for one in found)]))
     return 0
 
 

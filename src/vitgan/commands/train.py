@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/a
   vitgan train digits --discriminator unet --terms cutmix --augment none
   vitgan train digits --use my_parts.py --loss my-loss --loss.margin 0.5
-  vitgan train digits --settings                 what --PART.FIELD may be, as a file for --config
+  vitgan train digits --settings                 all settings, for --config
   torchrun --nproc-per-node 8 -m vitgan train cifar10 --data packed
 """
 
@@ -130,11 +130,11 @@ def _listing(recipe: "RunRecipe") -> str:
 
 
 def _rehearse(options: argparse.Namespace, recipe: "RunRecipe") -> int:
-    from vitgan.distributed.launch import launched
+    from vitgan.distributed.launch import launched_processes
     from vitgan.engine.dry_run import rehearse
     from vitgan.engine.train import choose_device, threads
 
-    if launched() > 1:
+    if launched_processes() > 1:
         raise UserError("--dry-run measures one process: start it without torchrun.")
     folder = options.out or Path("runs") / recipe.name
     with threads(recipe.training.threads):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -115,7 +115,7 @@ def _first_difference(before: str, after: str, parts: int) -> str:
 
 
 class _Blocks:
-    """Hashes of a sequence of parts in blocks of equally many parts, which double before there are 64 blocks."""
+    """Hashes of a sequence of parts, in fewer than 64 blocks of equally many; the blocks grow by doubling."""
 
     def __init__(self) -> None:
         self.parts = 1
@@ -216,8 +216,8 @@ class ImageSet(abc.ABC):
         if labels is not None:
             counts = np.bincount(labels, minlength=len(source.classes)).tolist()
             self.class_counts = dict(zip(source.classes, counts, strict=True))
-        asked_for = labels is not None and self.options.labels
-        self.labels = torch.from_numpy(labels.astype(np.int64, copy=False)) if asked_for else None
+        asked_for = labels if self.options.labels else None
+        self.labels = None if asked_for is None else torch.from_numpy(asked_for.astype(np.int64, copy=False))
 
     @property
     def fingerprint(self) -> str:
@@ -233,7 +233,7 @@ class ImageSet(abc.ABC):
 
 
 class MemoryImages(ImageSet):
-    """A set whose pixels, uint8 (N, C, R, R), are in memory; unreadable images are left out and do not count."""
+    """A set whose pixels, uint8 (N, C, R, R), are in memory; N does not count the unreadable images."""
 
     def __init__(self, options: DataOptions, source: Source) -> None:
         super().__init__(options, source)
@@ -360,7 +360,7 @@ def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[in
 
 
 def _threads(source: Source) -> int:
-    """How many threads decode: below about 128 x 128 pixels one is faster, for they wait for Python's lock."""
+    """How many threads decode: one below about 128 x 128 pixels, where several only wait for the GIL."""
     with contextlib.suppress(Exception):
         if math.prod(source.picture(0).size) < 128**2:
             return 1

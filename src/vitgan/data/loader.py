@@ -22,7 +22,7 @@ from vitgan.data.dataset import ImageSet, LazyImages, MemoryImages
 from vitgan.data.order import draw, random_bits, top_bit
 from vitgan.data.reading import Fetched, Form, Skipped, fetch, mirror, quiet_decoding
 from vitgan.data.retry import Patience, Unreachable
-from vitgan.data.sources import Source, SourceModules
+from vitgan.data.sources import Source, SourceModules, sending
 from vitgan.data.sources.streams import Sample, Stream
 from vitgan.data.transforms import reason, to_pixels
 from vitgan.errors import UserError
@@ -72,7 +72,7 @@ def batches(
 
 
 class _Place(NamedTuple):
-    """Which samples one process reads: the first `size` of every `step`, from sample `first` of the run on."""
+    """The samples that one process reads: `size` out of every `step`, from sample `first` of the run on."""
 
     seed: int
     first: int
@@ -85,7 +85,7 @@ class _Place(NamedTuple):
         return ((start, start + self.size) for start in starts)
 
     def draws(self, count: int, batch: int = 0) -> Iterator[np.ndarray]:
-        """The images of these batches in a set of `count` images, int64 (2, B) each, as `order.draw` gives them."""
+        """What `order.draw` gives, int64 (2, B), for each batch out of a set of `count` images."""
         return (draw(count, self.seed, start, stop) for start, stop in self.samples(batch))
 
 
@@ -103,7 +103,7 @@ def _from_memory(images: MemoryImages, place: _Place, device: torch.device) -> G
 
 
 def _fits(pixels: torch.Tensor, device: torch.device) -> bool:
-    """Whether all pixels of a set should lie on the device; they do on the CPU, and where a GPU has the room."""
+    """Whether all pixels of a set should lie on the device: always on a CPU, on a GPU if there is room."""
     if device.type != "cuda":
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
@@ -157,7 +157,7 @@ class Readers:
         self._next = 0
 
     def take(self) -> Fetched:
-        """The next result. Raises UserError where the source stays out of reach, or the workers keep dying."""
+        """The next result. Raises UserError where the source stays out of reach or the workers keep dying."""
         fetched = self._from_workers() if self._workers else self._read(next(self._requests(self._next)))
         if fetched.lost is not None:
             self.close()
@@ -197,7 +197,10 @@ class Readers:
         )
 
     def _started(self) -> Iterator[Fetched]:
-        """The results from the present request on, out of new workers. Raises UserError where the source cannot be pickled."""
+        """The results of new workers, from the present request on.
+
+        Raises UserError where the source cannot be sent to them.
+        """
         loader = DataLoader(
             _Reading(self._read),
             batch_size=None,
@@ -267,7 +270,7 @@ _SHARDS, _WINDOWS = 1, 2  # tell the random numbers of an epoch's shards from th
 
 
 class _Window(NamedTuple):
-    """n encoded samples, the order in which they are drawn, int64 (n,), and 0 or 1 for a flip of each, (n,)."""
+    """n encoded samples, the order in which they are drawn, int64 (n,), and 1 where one is flipped, (n,)."""
 
     samples: list[Sample]
     order: np.ndarray
@@ -321,7 +324,10 @@ class StreamReader:
         self._window, self._at = None, (-1, -1)  # the window in memory, and its (epoch, number)
 
     def _sample(self, number: int, skipped: list[Skipped]) -> tuple[int, np.ndarray, int] | None:
-        """Index in the set, pixels uint8 (C, R, R) and flip of a sample of the run; None where all are unreadable."""
+        """Index in the set, pixels uint8 (C, R, R) and flip of sample `number` of the run.
+
+        None where no sample of the epoch can be read.
+        """
         epoch, position = divmod(number, len(self.stream))
         window = ((position + 1) * self.stream.windows - 1) // len(self.stream)
         held = self._hold(epoch, window)
@@ -353,7 +359,7 @@ class StreamReader:
         return np.argsort(bits, kind="stable").tolist()
 
     def _from(self, held: _Window, first: int, epoch: int, window: int) -> Iterator[Sample]:
-        """The sample `first` of a window, the window's others from there round its end, the rest of the epoch."""
+        """The samples of a window from `first` on, cyclically, then those of the rest of the epoch."""
         yield from itertools.chain(held.samples[first:], held.samples[:first])
         yield from self.stream.after(self._shards(epoch), self._start(window + 1))
         before = self.stream.after(self._shards(epoch), 0)

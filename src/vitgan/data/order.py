@@ -1,4 +1,4 @@
-"""The order of the images, a pure function of the seed and the position in the run: nothing is saved to resume.
+"""The order of the images: a function of seed and position alone, so that resuming needs no saved state.
 
 Shapes: N images of an epoch, B positions asked for.
 """
@@ -13,7 +13,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def draw(count: int, seed: int, start: int, stop: int) -> np.ndarray:
-    """Samples `start` to `stop` of a run over `count` images: int64 (2, B), their indices, and 0 or 1 for a flip.
+    """Samples `start` to `stop` of a run over `count` images, int64 (2, B): indices, and 1 where flipped.
 
     Epoch e, the samples from e * count up to (e + 1) * count, has a permutation of its own. Above 65,536
     images the memory that this takes does not depend on their number.
@@ -25,7 +25,7 @@ def draw(count: int, seed: int, start: int, stop: int) -> np.ndarray:
 
 
 def random_bits(count: int, *seeds: int) -> np.ndarray:
-    """Random uint64 (count,) that the seeds determine: Philox's raw bits, which NumPy promises never to change."""
+    """Random uint64 (count,) out of the seeds: raw bits of Philox, which NumPy promises never to change."""
     return np.random.Philox(np.random.SeedSequence(seeds)).random_raw(count)
 
 
@@ -60,7 +60,7 @@ def _keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def permuted(positions: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """The images, uint64 (B,), to which the keyed permutation of 0 to count - 1 sends `positions`, uint64 (B,).
+    """The images, uint64 (B,), at `positions`, uint64 (B,), of the keyed permutation of 0 to count - 1.
 
     A balanced Feistel network over the smallest domain of an even number of bits that holds `count`, applied
     again where it leads outside (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite domains",

@@ -1,4 +1,4 @@
-"""Reading one image, or those of a batch, out of a source: an unreadable one is named and replaced by another.
+"""Reading one image or a batch of them out of a source; in place of an unreadable image comes another.
 
 Shapes: B batch, C channels, R resolution.
 """

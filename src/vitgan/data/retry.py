@@ -1,4 +1,4 @@
-"""Waiting for a set of images whose disk or server has gone away: nothing of it is damaged, so it is retried."""
+"""Retrying to read a set of images whose disk or server is out of reach, though nothing is damaged."""
 
 import contextlib
 import errno
@@ -39,7 +39,7 @@ class Unreachable(Exception):
 
 @contextlib.contextmanager
 def reaching(root: Path) -> Iterator[None]:
-    """Within it an OSError becomes Unreachable where `root` is gone or the device fails; others are passed on."""
+    """A context that turns an OSError into Unreachable where `root` is gone or its device fails."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def reaching(root: Path) -> Iterator[None]:
 
 
 def _is_gone(root: Path) -> bool:
-    """Whether there is nothing at `root`, or an empty folder: the mount point of a disk that is gone is one."""
+    """Whether `root` is missing or an empty folder, as the mount point of a disk that is gone is."""
     try:
         if not root.is_dir():
             return not root.exists()

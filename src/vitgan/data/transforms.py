@@ -27,7 +27,7 @@ def reason(error: Exception) -> str:
 
 
 def read_bounded(file: IO[bytes], most: int = MAX_BYTES) -> bytes:
-    """The content of a file. Raises UnreadableImage, having read hardly more, where it has over `most` bytes."""
+    """The content of a file. Raises UnreadableImage, before reading all, where it has over `most` bytes."""
     pieces, size = [], 0
     while piece := file.read(2**20):
         pieces.append(piece)

@@ -1,1 +1,1 @@
-"""Training by several processes: the messages between them, shared random numbers, launch and liveness."""
+"""Training by several processes: collectives, random numbers of a shared batch, launch and liveness."""

@@ -1,6 +1,8 @@
-"""This process among those that train one model together (torch.distributed); alone, everything is a no-op.
+"""Collectives of the processes that train one model together, by torch.distributed.
 
-Objects travel as JSON and tensors as bytes: nothing is pickled.
+Every rank has to call each of them, with tensors of the same shapes unless it says otherwise. In a run of one
+process they return what they were given. Objects travel as JSON and tensors as bytes: nothing is pickled.
+Shapes: B rows of this rank.
 """
 
 import json
@@ -12,18 +14,18 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from vitgan.errors import Elsewhere, UserError
+from vitgan.errors import OtherRankError, UserError
 
 BUCKET = 2**25  # bytes of gradients in one message
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The number of this process among those of the run, from 0; 0 in a run of one."""
     return distributed.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """How many processes train together; 1 where torch.distributed is not in use."""
     return distributed.get_world_size() if _joined() else 1
 
 
@@ -32,9 +34,10 @@ def _joined() -> bool:
 
 
 def average_gradients_(tensors: Sequence[Tensor], weight: float | None = None) -> None:
-    """Put the mean over all ranks into each tensor; they travel in flat buckets of one dtype each.
+    """Replace each tensor by its mean over all ranks, in place.
 
-    `weight` is this rank's in the mean; those of all ranks add up to 1, and are the same by default.
+    They travel in flat buckets of at most 32 MiB and one dtype each. `weight` is this rank's share of the
+    mean; the weights of all ranks must add up to 1. By default all ranks have the same.
     """
     if world_size() == 1:
         return
@@ -63,14 +66,14 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """The mean over all ranks, without a gradient."""
+    """The mean of a tensor over all ranks, as a new tensor without a gradient."""
     found = tensor.detach().clone()
     average_gradients_([found])
     return found
 
 
 def all_reduce_max(values: Sequence[float]) -> list[float]:
-    """Of each number the largest of all ranks."""
+    """For each place of a list of numbers, the largest that any rank has there; in fp64."""
     if world_size() == 1:
         return list(values)
     found = torch.tensor(values, dtype=torch.float64)
@@ -79,12 +82,18 @@ def all_reduce_max(values: Sequence[float]) -> list[float]:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over all ranks; a gradient is summed on its way back."""
+    """The sum of a tensor over all ranks.
+
+    Differentiable: the gradients of all ranks are summed on the way back.
+    """
     return tensor if world_size() == 1 else _Sum.apply(tensor)
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """(B, ...) of each rank, one after the other: (ranks B, ...); each rank gets its part's gradient back."""
+    """The tensors (B, ...) of all ranks, one after the other in the order of ranks: (ranks B, ...).
+
+    Differentiable: each rank gets the gradient of its own part, summed over all ranks.
+    """
     return tensor if world_size() == 1 else _Gather.apply(tensor)
 
 
@@ -114,12 +123,12 @@ class _Gather(torch.autograd.Function):
 
 
 def shard(count: int) -> slice:
-    """This rank's part of `count` things; all parts together are the whole, in order."""
+    """Which of `count` items are this rank's. The slices of all ranks, in order, make up the whole."""
     return slice(rank() * count // world_size(), (rank() + 1) * count // world_size())
 
 
 def all_gather_rows(tensor: Tensor) -> Tensor:
-    """(B, ...) of each rank, whose B may differ, one after the other on every rank; no gradient."""
+    """As `all_gather`, for tensors (B, ...) whose B may differ between ranks; without a gradient."""
     counts = [int(count) for count in all_gather_objects(len(tensor))]
     filled = tensor.new_zeros(max(counts), *tensor.shape[1:])
     filled[: len(tensor)] = tensor
@@ -128,7 +137,7 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def broadcast(value: Any = None) -> Any:
-    """Rank 0's `value`, which JSON can hold, on every rank."""
+    """Rank 0's `value`, which JSON must be able to hold, on every rank; that of the others is ignored."""
     if world_size() == 1:
         return value
     content = json.dumps(value).encode() if rank() == 0 else b""
@@ -139,7 +148,7 @@ def broadcast(value: Any = None) -> Any:
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """Each rank's `value`, which JSON can hold, in the order of ranks."""
+    """The `value` of each rank, in the order of ranks, on every rank; it must be one that JSON can hold."""
     if world_size() == 1:
         return [value]
     content = json.dumps(value).encode()
@@ -150,12 +159,12 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 
 def _message(content: bytes, size: int) -> Tensor:
-    """uint8 (size,), filled up with blanks, which JSON passes over."""
+    """Bytes as uint8 (size,), filled up with blanks, which a JSON parser passes over."""
     return torch.frombuffer(bytearray(content.ljust(size)), dtype=torch.uint8)
 
 
 def broadcast_tensors(tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
-    """Rank 0's tensors by name on every rank, on the CPU."""
+    """Rank 0's tensors by name, on every rank and on the CPU. What other ranks give is ignored."""
     if world_size() == 1:
         assert tensors is not None
         return tensors
@@ -172,9 +181,10 @@ def broadcast_tensors(tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
 
 @contextmanager
 def errors_shared() -> Iterator[None]:
-    """A part that every rank enters: a UserError or OSError of one ends it, and the run, on all of them.
+    """A context that every rank enters, and that fails on all ranks where it fails on one.
 
-    The first rank that has one raises it, the others raise `Elsewhere`. It ends on all ranks at one time.
+    Where a UserError or OSError is raised within it on some ranks, the first of these raises its own at the
+    end, and all others raise `OtherRankError`. No rank leaves it before all have come to its end.
     """
     if world_size() == 1:
         yield
@@ -191,4 +201,4 @@ def errors_shared() -> Iterator[None]:
     if first == rank():
         assert error is not None
         raise error
-    raise Elsewhere(f"Rank {first} stopped: {said[first]}") from error
+    raise OtherRankError(f"Rank {first} stopped: {said[first]}") from error

@@ -1,6 +1,7 @@
-"""The processes of one run: how torchrun's processes meet, and what each of them is.
+"""How the processes that torchrun has started meet, which device each has, and how they leave again.
 
-torchrun starts them and says by environment variables who they are; without these a run has one process.
+torchrun tells each process its rank by environment variables (WORLD_SIZE, RANK, LOCAL_RANK); without them a
+run has one process.
 """
 
 import contextlib
@@ -17,35 +18,38 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from vitgan.distributed import collectives
-from vitgan.distributed.liveness import Liveness, _one_line
-from vitgan.errors import UserError
+from vitgan.distributed.liveness import Liveness
+from vitgan.errors import UserError, one_line
 
-LONGEST_WAIT = timedelta(hours=3)  # of a collective: for a rank that lives, only its work decides
-JOIN_WAIT = timedelta(minutes=10)
+# How long a collective waits for a rank. Whether a rank is lost is not known by this but by its heartbeats.
+LONGEST_WAIT = timedelta(hours=3)
+JOIN_WAIT = timedelta(minutes=10)  # until all ranks have met
 
 
-def launched() -> int:
-    """How many processes torchrun has started for this run; 1 without it."""
+def launched_processes() -> int:
+    """How many processes torchrun has started for this run; 1 where it was not used."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-class Alone:
-    """A run of one process."""
+class SingleProcess:
+    """What `Liveness` is to a run of several processes, for a run of one, which can lose none."""
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Within it nothing can be lost."""
+        """A context that changes nothing."""
         yield
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> "Iterator[Alone | Liveness]":
-    """Within it the processes that torchrun started are one run; nothing where there is one alone.
+def process_group(device: torch.device) -> "Iterator[SingleProcess | Liveness]":
+    """A context within which the processes that torchrun started are torch's default process group.
 
-    Raises UserError that names the rank when another process dies, stops or does not answer.
+    It changes nothing where there is one process, or a group already. Raises UserError where the processes do
+    not meet within ten minutes, and one that names the rank where another process dies, stops or no longer
+    answers.
     """
-    if launched() == 1 or collectives.world_size() > 1:
-        yield Alone()
+    if launched_processes() == 1 or collectives.world_size() > 1:
+        yield SingleProcess()
         return
     try:
         _meet(device)
@@ -85,13 +89,18 @@ def _meet(device: torch.device) -> None:
     except (ValueError, RuntimeError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"Rank {os.environ.get('RANK')} did not meet the others at {place} ({_one_line(error)}): "
+            f"Rank {os.environ.get('RANK')} did not meet the others at {place} ({one_line(error)}): "
             "start all processes with torchrun."
         ) from error
 
 
 def _name_of_meeting(store: Store, rank: int, ranks: int) -> str:
-    """A name that these processes share, and none that met in the same store before torchrun's restart."""
+    """A name that these processes agree upon, and that none had which met in the same store before a restart.
+
+    torchrun keeps its store when it starts all processes again, with the keys of the processes before. Rank 0
+    invents the name and sends it to every rank whose greeting it finds, until all of them have confirmed it.
+    Raises RuntimeError after ten minutes.
+    """
     own = uuid.uuid4().hex
     if rank > 0:
         store.set(f"vitgan/hello/{rank}", own)
@@ -104,7 +113,9 @@ def _name_of_meeting(store: Store, rank: int, ranks: int) -> str:
     while not store.check([f"vitgan/ready/{own}/{other}" for other in others]):
         for other in (other for other in others if store.check([f"vitgan/hello/{other}"])):
             hello = store.get(f"vitgan/hello/{other}")
-            if answered.get(other) != hello:  # one of an earlier meeting is answered in vain
+            if (
+                answered.get(other) != hello
+            ):  # a greeting of before the restart may be answered too; nobody reads that
                 store.set(f"vitgan/answer/{hello.decode()}", own)
                 answered[other] = hello
         if time.monotonic() > deadline:
@@ -114,7 +125,11 @@ def _name_of_meeting(store: Store, rank: int, ranks: int) -> str:
 
 
 def local_device(kind: str) -> torch.device:
-    """This process's own device of the machine. Raises UserError where there are too few GPUs."""
+    """This process's own device of the kind "cpu" or "cuda": the GPU of its local rank where torchrun is
+    used.
+
+    Raises UserError where the machine has fewer GPUs than processes.
+    """
     if kind != "cuda" or "LOCAL_RANK" not in os.environ:
         return torch.device(kind)
     own, wanted = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -128,8 +143,8 @@ def local_device(kind: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
-    """Within it only rank 0 warns: what every rank finds alike is said once."""
+def warnings_of_rank_0() -> Iterator[None]:
+    """A context within which only rank 0 logs the package's warnings, for what every rank finds alike."""
     logger = logging.getLogger("vitgan")
     before = logger.level
     if collectives.rank() > 0:

@@ -1,4 +1,8 @@
-"""How each process of a run learns that another is gone, and says so."""
+"""How each process of a run learns that another is gone, and says so.
+
+A collective that misses a rank fails late, or never, and does not say which rank it was. So every rank writes
+a heartbeat to the store by which they met, once a second, and a thread of each reads those of the others.
+"""
 
 import contextlib
 import json
@@ -12,39 +16,40 @@ from pathlib import Path
 
 import torch.distributed as distributed
 
+from vitgan.compat import process_group_store
 from vitgan.distributed import collectives
-from vitgan.errors import Elsewhere, UserError
+from vitgan.errors import OtherRankError, UserError, one_line
 
 SECONDS_BETWEEN_BEATS = 1.0
-
-
-PATIENCE = 20.0  # seconds without a beat after which a rank counts as lost
-
-
+PATIENCE = 20.0  # seconds without a heartbeat after which a rank counts as lost
 GRACE = 15.0  # seconds that the main thread has to end by itself once a rank is lost
 
 
 class Liveness:
-    """Beats of every rank in the store that they met by, and a thread that watches the others'."""
+    """This rank's heartbeats, and a thread that watches those of the other ranks.
+
+    Where a rank is lost the process ends with exit code 2, by itself or, where its main thread hangs in a
+    collective, 15 seconds later. Of those that are left the first rank prints why.
+    """
 
     def __init__(self) -> None:
         self.rank, self.ranks = collectives.rank(), collectives.world_size()
-        store = distributed.distributed_c10d._get_default_store()  # no public name
+        store = process_group_store()
         self._store = store.clone() if hasattr(store, "clone") else store
         self._host, self._place = socket.gethostname(), _place()
         self._count, self._left, self._ending = 0, None, threading.Event()
         self._beat()
         distributed.barrier()
-        self._known: dict[int, tuple[bytes, float]] = {}  # by rank: the last beat, and when it came
+        self._known: dict[int, tuple[bytes, float]] = {}  # by rank: the last heartbeat, and when it came
         self._lost: dict[int, str] = {}
-        self._silent: set[int] = set()  # those of the lost who can say nothing
+        self._silent: set[int] = set()  # the lost ranks that cannot print why
         self._found = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
         self._thread.start()
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Within it the error of a collective that misses a rank becomes a sentence about that rank."""
+        """A context that turns the error of a collective that misses a rank into a UserError naming it."""
         try:
             yield
         except UserError:
@@ -55,7 +60,7 @@ class Liveness:
             raise self._error() from error
 
     def leave(self, reason: str | None) -> None:
-        """Say that this rank ends: with its work done, or for a reason."""
+        """Tell the other ranks that this one ends: with its work done (None), or for the reason given."""
         self._ending.set()
         self._thread.join(5)
         self._left = reason or ""
@@ -82,7 +87,7 @@ class Liveness:
         if self._found.is_set() and not self._ending.wait(GRACE):
             # The main thread hangs in a collective that no error ends.
             error = self._error()
-            if not isinstance(error, Elsewhere):
+            if not isinstance(error, OtherRankError):
                 print(f"vitgan: {error}", file=sys.stderr, flush=True)
             os._exit(2)
 
@@ -110,28 +115,28 @@ class Liveness:
             self._lose(rank, f"({who}) has not answered for {silent:.0f} seconds")
 
     def _lose_store(self, error: Exception) -> None:
-        """The store is gone, and with it rank 0, which keeps it where torchrun does not."""
+        """Count rank 0 as lost, in whose process the store is where torchrun does not keep it."""
         beat, _ = self._known.get(0, (b"", 0.0))
         if beat:
             self._judge(0, json.loads(beat), 0.0)
         self._silent.add(0)
-        self._lose(0, f"cannot be reached at the meeting point ({_one_line(error)})")
+        self._lose(0, f"cannot be reached at the meeting point ({one_line(error)})")
 
     def _lose(self, rank: int, what: str) -> None:
         self._lost.setdefault(rank, what)
         self._found.set()
 
     def _error(self) -> UserError:
-        """The sentence, which the first rank that can speak says."""
+        """The error that names the lost rank; an `OtherRankError` except on the first rank that is left."""
         rank, what = min(self._lost.items())
         end = "" if what.endswith(".") else "."
         text = f"Rank {rank} {what}{end} The others stop; the same command goes on from the last checkpoint."
         first = next(r for r in range(self.ranks) if r not in self._silent)
-        return UserError(text) if first == self.rank else Elsewhere(text)
+        return UserError(text) if first == self.rank else OtherRankError(text)
 
 
 def _place() -> str:
-    """The same for processes that see each other's numbers."""
+    """A text that is the same for two processes if and only if they can see each other's process ids."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -139,7 +144,7 @@ def _place() -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process of this machine runs; a zombie does not."""
+    """Whether the process with this id runs on this machine; a zombie, which has ended, does not."""
     if not Path("/proc/self/stat").exists():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 0)
@@ -150,7 +155,3 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")

@@ -1,6 +1,7 @@
-"""Random numbers of a batch that several processes share: what each draws does not depend on how many.
+"""Random numbers of a batch that several processes share, which do not depend on how many share it.
 
-Shapes: B images of this process.
+Every process draws the numbers of the whole batch and keeps those of its own images. Shapes: B images of this
+process, or of its micro-batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from torch import Tensor
 
 
 class PartGenerator(torch.Generator):
-    """Draws for a whole batch and gives part `rank` of `ranks`, by the functions below.
+    """A random generator that knows which part of a batch this process, or its micro-batch, has.
 
-    `batch` images in all, of which the parts are equal where `ranks` divides it, and else nearly so. A plain
-    torch.Generator draws for one process that has the whole batch.
+    The functions of this module draw from it for the whole batch of `batch` images and give part `rank` of
+    `ranks`. The parts are equal where `ranks` divides the batch, else nearly so. From a plain torch.Generator
+    the same functions draw for a process that has the whole batch. With `halves` 2 the batch is two batches,
+    one after the other, of each of which this process has its part.
     """
 
     rank = 0
@@ -24,32 +27,35 @@ class PartGenerator(torch.Generator):
 
     @property
     def even(self) -> bool:
-        """Whether all parts have the same number of images."""
+        """Whether all parts of the batch have the same number of images."""
         return self.batch % self.ranks == 0
 
 
 def share(batch: int, rank: int, ranks: int) -> slice:
-    """The images of a batch that part `rank` has; all parts together are the batch, in order."""
+    """Which images of a batch are part `rank` of `ranks`.
+
+    The slices of all parts, in order, make up the batch.
+    """
     return slice(rank * batch // ranks, (rank + 1) * batch // ranks)
 
 
 def weight(rng: torch.Generator, count: int) -> float:
-    """The share of the batch that `count` images are, which is the weight of their mean."""
+    """The share of the whole batch that `count` images are: the weight of their mean in the batch's mean."""
     return count / rng.batch if isinstance(rng, PartGenerator) and rng.batch else 1.0
 
 
 def normal(rng: torch.Generator, count: int, *shape: int) -> Tensor:
-    """Standard normal, (B, ...), on the device of `rng`."""
+    """Standard normal numbers (count, *shape), on the device of `rng`."""
     return _part(rng, count, lambda n: torch.randn(n, *shape, device=rng.device, generator=rng))
 
 
 def uniform(rng: torch.Generator, count: int, *shape: int) -> Tensor:
-    """Uniform in [0, 1), (B, ...), on the device of `rng`."""
+    """Numbers uniform in [0, 1), (count, *shape), on the device of `rng`."""
     return _part(rng, count, lambda n: torch.rand(n, *shape, device=rng.device, generator=rng))
 
 
 def integers(rng: torch.Generator, low: int, high: int, count: int, *shape: int) -> Tensor:
-    """Integers from `low` to `high` - 1, int64 (B, ...), on the device of `rng`."""
+    """Integers uniform from `low` to `high` - 1, int64 (count, *shape), on the device of `rng`."""
     return _part(
         rng, count, lambda n: torch.randint(low, high, (n, *shape), device=rng.device, generator=rng)
     )
@@ -57,7 +63,10 @@ def integers(rng: torch.Generator, low: int, high: int, count: int, *shape: int)
 
 @contextmanager
 def of_halves(rng: torch.Generator) -> Iterator[None]:
-    """Within it a batch is two, one after the other, each of which the processes share."""
+    """A context within which what is drawn is for two batches, one after the other, as real and fake images.
+
+    Each process has its part of the first and its part of the second.
+    """
     if not isinstance(rng, PartGenerator):
         yield
         return
@@ -68,11 +77,12 @@ def of_halves(rng: torch.Generator) -> Iterator[None]:
         rng.halves = 1
 
 
-def in_parts(rng: torch.Generator, parts: int) -> Iterator[int]:
-    """The numbers of the parts of this process's images, which are as many processes' to `rng`.
+def micro_batches(rng: torch.Generator, parts: int) -> Iterator[int]:
+    """Iterate over the numbers of the `parts` micro-batches into which this process's images are divided.
 
-    So a batch in parts draws what a batch as a whole draws. From a plain torch.Generator the parts draw one
-    after the other.
+    During each, `rng` draws as if the micro-batch were the part of a process of its own, so that the batch
+    gets the numbers that it would get whole. From a plain torch.Generator the micro-batches draw one after
+    the other.
     """
     if not isinstance(rng, PartGenerator) or parts == 1:
         yield from range(parts)

@@ -109,7 +109,7 @@ def _read_body(folder: Path, file: str, key: str) -> dict[str, Any]:
     if body["format"] > FORMAT:
         by = f" {version}" if (version := written_by(body)) else ""
         raise NewerCheckpoint(
-            f"{folder} was written by a newer vitgan{by} (format {body['format']}; this version knows {FORMAT}): "
+            f"{folder} was written by a newer vitgan{by} (format {body['format']}; this one knows {FORMAT}): "
             "upgrade with `pip install --upgrade vitgan`."
         )
     if (field := wrong_field(body)) is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vitgan.compat import usable_cores
+
 GIBIBYTE = 2**30
 
 
@@ -24,7 +26,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "platform": platform.platform(),
         "device": str(device),
         "processor": _processor(),
-        "cores": f"{_usable_cores()} usable of {os.cpu_count()}",
+        "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "threads": str(torch.get_num_threads()),
     }
     if memory := _memory():
@@ -54,11 +56,6 @@ def _processor() -> str:
         names = []
     # ARM kernels give no model name.
     return next(filter(None, names), platform.processor() or platform.machine())
-
-
-def _usable_cores() -> int:
-    # Containers and batch systems often give a process fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> int | None:

@@ -46,8 +46,8 @@ class Logger(Protocol):
     def start(self, folder: Path, *, images_seen: int, recipe: dict[str, Any]) -> LogWriter:
         """Begin, or go on after `images_seen` images, the log of the run in `folder`.
 
-        What an earlier process of the run sent about more than `images_seen` images did not happen. `recipe` is
-        all settings, as `Recipe.to_dict` gives them.
+        What an earlier process of the run sent about more than `images_seen` images did not happen.
+        `recipe` is all settings, as `Recipe.to_dict` gives them.
         """
         ...
 

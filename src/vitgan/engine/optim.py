@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vitgan.compat import lerp_all_
 from vitgan.config import option
 
 
@@ -72,6 +73,6 @@ class EMAOptions:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average <- decay average + (1 - decay) model for every parameter; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)  # type: ignore[call-overload]
+    lerp_all_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for kept, new in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(new)

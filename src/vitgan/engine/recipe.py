@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 
+from vitgan.compat import cpu_multiplies_bf16
 from vitgan.config import brief, check, differences, from_dict, missing_parts, option, part, to_dict
 from vitgan.data import DataOptions, ImageSet
 from vitgan.engine.loggers import Logger, TensorBoard
@@ -30,11 +31,7 @@ def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch names no public test for a CPU's bf16 units.
-    tests = (
-        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return any(test() for test in tests if test is not None)
+    return cpu_multiplies_bf16()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +187,8 @@ KINDS = {"Recipe": "gan", "ClassifierRecipe": "classifier", "SirenRecipe": "sire
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By format: makes what that format wrote of a recipe what the next one would have written.
 
-A field that is new needs none: where it is missing it has its default, which is what was done before. Whatever
-is renamed or moved raises `vitgan.engine.schema.FORMAT` and has its entry here.
+A field that is new needs none: where it is missing it has its default, which is what was done before.
+Whatever is renamed or moved raises `vitgan.engine.schema.FORMAT` and has its entry here.
 """
 
 

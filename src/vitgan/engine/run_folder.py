@@ -32,7 +32,7 @@ from vitgan.engine.recipe import RunRecipe, read_recipe
 from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
 from vitgan.engine.schema import FORMAT, whole_number
 from vitgan.errors import UserError, did_you_mean
-from vitgan.io import read_json, replacing
+from vitgan.io import read_json, replacing, try_lock
 from vitgan.metrics.protocol import headline
 from vitgan.models import Generator
 from vitgan.models.base import load_network
@@ -119,17 +119,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _lock(file: TextIO, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:  # of the process: readers that it has forked do not hold it when the process is killed
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
-            raise UserError(
-                f"Another process is training in {folder}: stop it first, or choose another folder by --out."
-            ) from error
+    if not try_lock(file):
+        raise UserError(
+            f"Another process is training in {folder}: stop it first, or choose another folder by --out."
+        )
 
 
 def load_generator(run: str | Path) -> Generator:

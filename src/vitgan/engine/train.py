@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 
 from vitgan.distributed import collectives
-from vitgan.distributed.launch import joined, launched, local_device, one_voice
+from vitgan.distributed.launch import (
+    launched_processes,
+    local_device,
+    process_group,
+    warnings_of_rank_0,
+)
 from vitgan.engine.environment import keep_freed_memory
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
@@ -40,8 +45,8 @@ def train(recipe: RunRecipe, folder: Path, *, device: torch.device, quiet: bool 
     Raises UserError on a user's mistake, a full disk, numbers that are not finite, or a lost process; the
     last checkpoint is kept. SIGINT and SIGTERM end it after the present step, saved.
     """
-    _check_divides(recipe, launched())
-    with joined(device) as others:
+    _check_divides(recipe, launched_processes())
+    with process_group(device) as others:
         try:
             with ExitStack() as stack:
                 run, interrupt = _prepare(stack, recipe, folder, device, quiet)
@@ -62,7 +67,7 @@ def _prepare(
             check(folder, recipe)
     if device.type == "cpu":
         keep_freed_memory()
-    with one_voice(), collectives.errors_shared():
+    with warnings_of_rank_0(), collectives.errors_shared():
         images = recipe.data.build()
     stack.enter_context(threads(recipe.training.threads))
     with collectives.errors_shared():

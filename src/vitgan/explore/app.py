@@ -3,15 +3,15 @@
 import functools
 import os
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it would ask its makers
+
 import gradio as gr
 
-from vitgan.errors import UserError
 from vitgan.explore.directions import DIRECTIONS_TAB, directions_tab
 from vitgan.explore.picture import picture_tab
 from vitgan.explore.runs import runs_tab
@@ -20,27 +20,6 @@ from vitgan.explore.shelf import Model, Shelf
 from vitgan.explore.view import view_tab
 from vitgan.explore.visit import QUICK, Fitting, Visit, told
 from vitgan.latent.projection import MOST_BYTES
-
-PORTS = range(7860, 7900)
-
-
-def free_port(host: str, port: int | None) -> int:
-    """`port`, or the first free one from 7860 on. Raises UserError where there is none."""
-    reason = ""
-    for candidate in PORTS if port is None else (port,):
-        with socket.socket() as asked:
-            asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                asked.bind((host, candidate))
-                return candidate
-            except (OSError, UnicodeError) as error:  # a host may be no name
-                reason = getattr(error, "strerror", None) or str(error)
-    where = f"Port {port}" if port is not None else f"Every port from {PORTS.start} to {PORTS.stop - 1}"
-    raise UserError(f"{where} of {host} cannot be used ({reason}): give another with --port.")
-
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it would ask its makers
-
 
 KEPT_FOR = (600, 6 * 3600)  # seconds: how often files are looked through, and how old they may grow
 

@@ -1,8 +1,6 @@
 """What a number was measured with, and the numbers."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from vitgan.config import brief
 from vitgan.errors import UserError, did_you_mean
+from vitgan.io import sha256_of_json
 
 Metric = Literal["fid", "is", "kid", "prdc"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -60,7 +59,7 @@ class Protocol:
         """
         facts = dataclasses.asdict(self)
         del facts["real"], facts["resize"]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        return sha256_of_json(facts)[:8]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -119,13 +119,13 @@ class Generator(nn.Module, abc.ABC):
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] to the nearest of 0..255."""
+    """Images as numbers in [-1, 1] to images as bytes, the nearest of 0..255; any shape."""
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def from_uint8(images: Tensor) -> Tensor:
-    """Whole numbers 0..255, uint8, as float32 in [-1, 1]: the inverse of `to_uint8`."""
-    return images.float().div_(127.5).sub_(1)
+def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images as bytes to images as numbers in [-1, 1], computed in fp32 and given in `dtype`; any shape."""
+    return images.float().div(127.5).sub_(1).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,8 @@ class _AtMost(TorchFunctionMode):
 class GeneratorOptions(Protocol):
     """Options that make a generator: a frozen, keyword-only dataclass, registered."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> Generator:
         """The network for images (C, R, R), conditioned on a label where `classes` > 0."""
         ...
@@ -268,6 +270,8 @@ class GeneratorOptions(Protocol):
 
 class DiscriminatorOptions(Protocol):
     """Options that make a discriminator: a frozen, keyword-only dataclass, registered."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def build(self, *, resolution: int, channels: int, classes: int = 0) -> Discriminator:
         """The network for images (C, R, R), conditioned on a label where `classes` > 0."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.compat import softmax_backward
 from vitgan.nn.convolution import Convolution
 from vitgan.nn.linear import Linear, at_least_fp32
 
@@ -112,7 +113,7 @@ class _L2Products(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph
             return *_plain_gradients(query, key, value, gradient, ctx.sign), None
         of_value = weights.mT @ gradient
-        of_logits = torch.ops.aten._softmax_backward_data(gradient @ value.mT, weights, -1, weights.dtype)
+        of_logits = softmax_backward(gradient @ value.mT, weights)
         return *_l2_gradients(query, key, of_logits, ctx.scale), of_value, None
 
 

@@ -1,8 +1,9 @@
-"""A recipe's settings from words: parts by name, `--PART.FIELD VALUE`, and a file of TOML that lists them all."""
+"""A recipe's settings from words: parts by name, `--PART.FIELD VALUE`, and a TOML file with all of them."""
 
 import ast
 import functools
 import inspect
+import itertools
 import math
 import re
 import textwrap
@@ -19,7 +20,7 @@ from vitgan.errors import UserError
 from vitgan.registry import Kind
 
 SingleRecipe = TypeVar("SingleRecipe", bound=RunRecipe)
-NONE = "none"
+NONE, GENERATOR_TERMS = "none", "generator_terms"
 HINT = "(`vitgan train RECIPE --settings` lists every setting)"
 
 
@@ -29,9 +30,9 @@ HINT = "(`vitgan train RECIPE --settings` lists every setting)"
 def with_parts(recipe: SingleRecipe, chosen: Mapping[str, str | None]) -> SingleRecipe:
     """`recipe` with the parts that are named, by the recipe's field: `{"loss": "hinge", "terms": "r1,bcr"}`.
 
-    None leaves a field as it is. A part that the recipe has already keeps its options, any other has its class's
-    defaults. `terms` goes to both players' terms and, as `loggers` does, takes a list with commas, or `none`.
-    Raises UserError for an unknown name, or a field that this kind of recipe lacks.
+    None leaves a field as it is. A part that the recipe has already keeps its options, any other has its
+    class's defaults. `terms` goes to both players' terms and, as `loggers` does, takes a list with commas, or
+    `none`. Raises UserError for an unknown name, or a field that this kind of recipe lacks.
     """
     own = {field.name: field for field in fields(recipe)}
     for name, words in chosen.items():
@@ -45,15 +46,15 @@ def with_parts(recipe: SingleRecipe, chosen: Mapping[str, str | None]) -> Single
         else:
             cls = registry.get(kind, words)
             if type(getattr(recipe, name)) is not cls:
-                recipe = replace(recipe, **{name: _default(cls, name)})  # type: ignore[arg-type]
+                recipe = replace(recipe, **{name: _default(cls)})  # type: ignore[arg-type]
     return recipe
 
 
 def _with_list(recipe: SingleRecipe, name: str, kind: Kind, words: str) -> SingleRecipe:
-    present = [*getattr(recipe, name), *(recipe.generator_terms if name == "terms" else ())]
+    present = [*getattr(recipe, name), *(getattr(recipe, GENERATOR_TERMS) if name == "terms" else ())]
     have = {type(part): part for part in present}
     names = [word.strip() for word in words.split(",") if word.strip() and word.strip().lower() != NONE]
-    made = [have.get(cls) or _default(cls, name) for cls in (registry.get(kind, word) for word in names)]
+    made = [have.get(cls) or _default(cls) for cls in (registry.get(kind, word) for word in names)]
     if name != "terms":
         return replace(recipe, **{name: tuple(made)})  # type: ignore[arg-type]
     return replace(recipe, **_by_player(made))  # type: ignore[arg-type]
@@ -67,12 +68,12 @@ def _by_player(terms: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _default(cls: type, where: str) -> Any:
+def _default(cls: type) -> Any:
     """An instance of the class's defaults. Raises UserError where a field has none."""
     lacking = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     if lacking:
         raise UserError(
-            f"{cls.__name__} has no default for {lacking[0]!r}: give its field one to pick it by {flag(where)}."
+            f"{cls.__name__} has no default for {lacking[0]!r}: give its field one to pick it by name."
         )
     return cls()
 
@@ -83,14 +84,14 @@ def _default(cls: type, where: str) -> Any:
 def override(recipe: SingleRecipe, arguments: Sequence[str]) -> SingleRecipe:
     """`recipe` with the settings that `arguments` name, `--PART.FIELD VALUE` or `--PART.FIELD=VALUE` each.
 
-    Terms go by name, `--terms.r1.gamma 0.1`, which brings in one that the recipe lacks; one of weight 0 is left
-    out. Raises UserError, in one line, for an unknown setting or a value of another type.
+    Terms go by name, `--terms.r1.gamma 0.1`, which brings in one that the recipe lacks; one of weight 0 is
+    left out. Raises UserError, in one line, for an unknown setting or a value of another type.
     """
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
-            raise UserError(f"{word!r} is no setting: write --PART.FIELD VALUE {HINT}.")
+            raise UserError(f"There is no setting {word} {HINT}.")
         if not equals:
             value = next(words, None)
             if value is None:
@@ -129,7 +130,7 @@ def _with_item(recipe: SingleRecipe, path: Sequence[str], word: str) -> SingleRe
         group = next(iter(field for field, found in _by_player([cls]).items() if found))
     parts = list(getattr(recipe, group))
     at = next((number for number, part in enumerate(parts) if type(part) is cls), None)
-    part = _default(cls, "terms") if at is None else parts[at]
+    part = _default(cls) if at is None else parts[at]
     changed = with_word(part, rest, word, ".".join(path))
     parts = [*parts, changed] if at is None else [*parts[:at], changed, *parts[at + 1 :]]
     return replace(recipe, **{group: tuple(parts)})  # type: ignore[arg-type]
@@ -195,16 +196,20 @@ def listing(recipe: RunRecipe) -> str:
 
 def _table(head: str, options: Any, path: str) -> str:
     known = registry.of(type(options))
-    lines = [head] if known is None else [head, f"# {known.summary}", f"type = {_toml(known.name)}"]
+    lines = [head] if known is None else [head, *_note(known.summary), f"type = {_toml(known.name)}"]
     notes, nested = documented(type(options)), []
     for field in fields(options):
         value = getattr(options, field.name)
         if is_dataclass(value):
             nested.append(_table(f"[{path}.{field.name}]", value, f"{path}.{field.name}"))
             continue
-        lines += textwrap.wrap(notes.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
+        lines += _note(notes.get(field.name, ""))
         lines.append(f"{field.name} = {_toml(value)}")
     return "\n".join(lines) + "".join(f"\n\n{table}" for table in nested)
+
+
+def _note(text: str) -> list[str]:
+    return textwrap.wrap(text, 78, initial_indent="# ", subsequent_indent="# ")
 
 
 def _toml(value: Any) -> str:
@@ -224,7 +229,7 @@ def _toml(value: Any) -> str:
 
 @functools.cache
 def documented(cls: type) -> dict[str, str]:
-    """What is written below each field of a dataclass, by the field's name; empty where there is no source."""
+    """What is written below each field of a dataclass, by its name; empty where there is no source code."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         try:
@@ -232,7 +237,7 @@ def documented(cls: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):
             continue
         statements = getattr(body, "body", [])
-        for field, note in zip(statements, statements[1:], strict=False):
+        for field, note in itertools.pairwise(statements):
             named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             if named and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant):
                 found[field.target.id] = " ".join(str(note.value.value).split())  # type: ignore[union-attr]
@@ -282,7 +287,7 @@ def _filled(present: Any, given: Any, where: str, kind: Kind | None) -> Any:
     given = dict(given)
     if kind is not None and "type" in given:
         cls = registry.get(kind, str(given.pop("type")))
-        present = present if type(present) is cls else _default(cls, where)
+        present = present if type(present) is cls else _default(cls)
     if present is None:
         raise UserError(f"{where} names no part: give its type {HINT}.")
     for name, value in given.items():
@@ -307,4 +312,6 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 def _optional(hint: Any) -> Any:
     """The defaults of the options that an annotation allows beside None."""
-    return next((cls() for cls in getattr(hint, "__args__", ()) if is_dataclass(cls)), None)
+    return next(
+        (cls() for cls in getattr(hint, "__args__", ()) if isinstance(cls, type) and is_dataclass(cls)), None
+    )

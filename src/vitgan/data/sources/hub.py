@@ -122,7 +122,7 @@ def _library() -> Any:
 
 
 def _load(source: str, name: str, config: str, split: str) -> tuple[Any, list[str]]:
-    """The streamed rows, with the types of their columns, and the files they come from, with dates or tags."""
+    """The streamed rows, with their columns' types, and the files that hold them, with dates or tags."""
     library = _library()
     try:
         builder = library.load_dataset_builder(name, config or None)
@@ -137,7 +137,7 @@ def _load(source: str, name: str, config: str, split: str) -> tuple[Any, list[st
 
 
 def _columns(source: str, features: Any) -> tuple[str, str | None]:
-    """The names of the first column of images and of the first column of classes, None where there is none."""
+    """The names of the first column of images and of the first column of classes, the latter perhaps None."""
     library = _library()
     images = [name for name, kind in features.items() if isinstance(kind, library.Image)]
     labels = [name for name, kind in features.items() if isinstance(kind, library.ClassLabel)]

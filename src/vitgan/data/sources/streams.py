@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class Stream(abc.ABC):
-    """Samples in shards. As a `vitgan.data.Source` it gives pictures by number, fast where the numbers ascend.
+    """Samples in shards; also a `vitgan.data.Source`, whose pictures are fast to read in ascending order.
 
     counts: the number of samples of each shard; sample_bytes: the mean size of an encoded sample; labels:
     int64 (N,) or None; classes: their names.
@@ -65,7 +65,7 @@ class Stream(abc.ABC):
 
     @abc.abstractmethod
     def content(self) -> Iterator[bytes]:
-        """Parts whose sequence differs where the samples differ, the same on every machine: they are hashed."""
+        """Bytes that identify the samples, the same on every machine; their hash is the fingerprint."""
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -100,7 +100,7 @@ class Stream(abc.ABC):
         return last.name if last is not None and last.number == index else f"image {index}"
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened. Raises UnreadableImage where it is damaged, Unreachable where the source is gone."""
+        """One image, opened. Raises UnreadableImage where it is damaged, Unreachable where it is gone."""
         if self._cursor is None or not self._cursor.reaches(index):
             self._cursor = _Cursor(self, index)
         try:
@@ -146,7 +146,7 @@ def read_count(path: Path) -> Any:
 
 
 def write_count(path: Path, count: Any) -> None:
-    """Keep what was counted in a set, as JSON; where it cannot be written it is counted again the next time."""
+    """Keep what was counted in a set, as JSON; where that fails it is counted again the next time."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

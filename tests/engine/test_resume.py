@@ -1,0 +1,165 @@
+"""A run that is stopped or killed: the same command goes on, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vitgan
+from runs import ALL_ON, Command, assert_log_is_whole, assert_same, at_step, final, images_seen
+from vitgan.engine import loop as engine
+from vitgan.engine.checkpoint import TENSORS, checkpoints
+
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_curves")]
+
+
+def test_the_state_holds_everything_that_training_moves(tiny_train: Command, straight: Callable) -> None:
+    state = straight(tiny_train, 48)
+    parts = {name.split(".")[0] for name in state}
+    assert parts == {
+        *("generator", "discriminator", "average", "optimiser_generator", "optimiser_discriminator")
+    }
+    assert any("initial_" in name for name in state)
+    assert state["optimiser_discriminator.class_token.step"].item() == 12
+    weights = [name for name in state if name.startswith("generator.")]
+    assert all(f"optimiser_{name}.exp_avg_sq" in state for name in weights)
+
+
+@pytest.mark.parametrize("stop", [4, 24, 32])
+def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(
+    stop: int, tiny_train: Command, straight: Callable, tmp_path: Path
+) -> None:
+    for images in (stop, 48):
+        assert tiny_train(tmp_path / "run", "--images", str(images), *ALL_ON) == 0
+        assert images_seen(tmp_path / "run") == images
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+def test_a_set_read_as_needed_goes_on_bit_for_bit_too(
+    tiny_train: Command, straight: Callable, tmp_path: Path
+) -> None:
+    for images in ("20", "48"):
+        words = ("--images", images, *ALL_ON, "--data.memory-mib", "0", "--data.workers", "0")
+        assert tiny_train(tmp_path / "run", *words) == 0
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+
+
+def test_a_finished_run_stays_as_it_is(tiny_train: Command, tmp_path: Path) -> None:
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    before = (checkpoints(tmp_path / "run")[-1] / TENSORS).stat().st_mtime_ns
+    assert tiny_train(tmp_path / "run", "--images", "8") == 0
+    assert (checkpoints(tmp_path / "run")[-1] / TENSORS).stat().st_mtime_ns == before
+    assert_log_is_whole(tmp_path / "run", 8)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number: signal.Signals,
+    tiny_train: Command,
+    straight: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    command = (tmp_path / "run", "--images", "48", *ALL_ON)
+    at_step(monkeypatch, 4, lambda: signal.raise_signal(number))
+    assert tiny_train(*command) == 130
+    assert images_seen(tmp_path / "run") == 20
+    said = capsys.readouterr().err
+    assert f"Stopped by {number.name}, saved: 20 images" in said
+    assert "The same command goes on." in said
+    assert "interrupted" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    monkeypatch.undo()
+    assert tiny_train(*command) == 0
+    assert "Resuming" in capsys.readouterr().err
+    assert_same(final(tmp_path / "run"), straight(tiny_train, 48))
+    assert_log_is_whole(tmp_path / "run", 48)
+
+
+def test_a_second_signal_ends_at_once(
+    tiny_train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(monkeypatch, 4, twice)
+    assert tiny_train(tmp_path / "run", "--images", "48", *ALL_ON) == 130
+    assert images_seen(tmp_path / "run") == 16
+    assert capsys.readouterr().err.splitlines()[-1] == "vitgan: Interrupted."
+
+
+def test_a_signal_before_the_first_checkpoint_saves_what_there_is(
+    tiny_train: Command, straight: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Within the first step that step is saved; before it there is nothing to save, and no error."""
+    at_step(monkeypatch, 0, lambda: signal.raise_signal(signal.SIGTERM))
+    assert tiny_train(tmp_path / "run", "--images", "48", *ALL_ON) == 130
+    assert images_seen(tmp_path / "run") == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(engine.Run, "_sample", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert tiny_train(tmp_path / "none", "--images", "48", *ALL_ON) == 130
+    assert checkpoints(tmp_path / "none") == []
+    monkeypatch.undo()
+    for folder in (tmp_path / "run", tmp_path / "none"):
+        assert tiny_train(folder, "--images", "48", *ALL_ON) == 0
+        assert_same(final(folder), straight(tiny_train, 48))
+
+
+def process(folder: Path, images: Path, tiny: list[str], *words: str) -> subprocess.Popen[str]:
+    """`python -m vitgan train`, returned once it has its first checkpoint."""
+    command = ["train", "digits", "--data", images, "--out", folder, "--device", "cpu", *tiny, *ALL_ON]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "vitgan", *map(str, command), *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoints(folder):
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return child
+
+
+def test_killed_at_any_moment_the_same_command_goes_on_bit_for_bit(
+    images: Path, tiny: list[str], tiny_train: Command, tmp_path: Path
+) -> None:
+    child = process(tmp_path / "run", images, tiny, "--images", "4000")
+    time.sleep(np.random.default_rng().uniform(0, 0.5))
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    end = str(images_seen(tmp_path / "run") + 12)
+    for folder in (tmp_path / "run", tmp_path / "straight"):
+        assert tiny_train(folder, "--images", end, *ALL_ON) == 0
+        assert_log_is_whole(folder, int(end))
+    assert_same(final(tmp_path / "run"), final(tmp_path / "straight"))
+    left = [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.endswith(".tmp")]
+    assert left == []
+
+
+def test_a_second_process_is_refused_and_ctrl_c_from_outside_gives_130(
+    images: Path, tiny: list[str], tiny_train: Command, refused: Callable, tmp_path: Path
+) -> None:
+    child = process(tmp_path / "run", images, tiny, "--minutes", "5")
+    try:
+        assert "Another process is training in" in refused(tiny_train(tmp_path / "run", *ALL_ON))
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=120)[1]
+    finally:
+        child.kill()
+        child.communicate()
+    assert child.returncode == 130
+    assert "Stopped by SIGINT, saved" in said
+    assert "Traceback" not in said
+    vitgan.load(tmp_path / "run")

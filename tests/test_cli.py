@@ -1,0 +1,183 @@
+"""The command line: what it prints and refuses, and what it does not import."""
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vitgan
+from vitgan.cli import COMMANDS, main
+
+HEAVY = ("torch", "torchvision", "matplotlib", "tensorboard", "sklearn", "tyro")
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def leave(words: list[str]) -> int | str | None:
+    """The code with which argparse or tyro leaves after printing help."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return caught.value.code
+
+
+# What there is to read
+
+
+def test_help_list_and_an_unknown_recipe_import_nothing_heavy() -> None:
+    loaded = f"assert not (loaded := set(sys.modules) & set({HEAVY})), loaded\n"
+    code = (
+        "import sys, contextlib, io\nimport vitgan\n" + loaded + "from vitgan.cli import main\n"
+        "for words in (['--help'], ['train', '--help'], ['sample', '--help'], ['--version'], ['list']):\n"
+        "    with contextlib.suppress(SystemExit): main(words)\n" + loaded + "errors = io.StringIO()\n"
+        "with contextlib.redirect_stderr(errors): assert main(['train', 'x']) == 2\n" + loaded
+    )
+    assert "usage: vitgan" in python(code)
+
+
+def test_the_module_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitgan", "list"], capture_output=True, text=True, check=True
+    )
+    recipes, _, rows = done.stdout.partition("\n\n")
+    assert [line.split()[0] for line in recipes.splitlines()] == vitgan.recipes.names()
+    assert all(f"\n  {row} " in rows for table in vitgan.recipes.ROWS.values() for row in table)
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["data"], ["list"]])
+def test_help_says_how_a_command_is_used(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave([*command, "--help"]) == 0
+    assert f"usage: {' '.join(['vitgan', *command])}" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(["--version"]) == 0
+    assert capsys.readouterr().out == f"vitgan {vitgan.__version__}\n"
+
+
+def test_list_names_every_recipe_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == vitgan.recipes.names()
+    assert all(vitgan.recipes.summary(line.split()[0]) in line for line in lines)
+
+
+def test_settings_are_listed_with_their_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "cifar10", "--settings"]) == 0
+    said = capsys.readouterr().out
+    found = tomllib.loads(said)
+    assert found["generator"]["width"] == 384
+    assert found["discriminator"]["spectral_norm"] == "improved"
+    assert found["loss"]["type"] == "logistic"
+    assert found["terms"][0]["type"] == "bcr"
+    assert found["ema"]["half_life"] == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "COMMAND"),
+        (["trian"], "'trian'"),
+        (["list", "--all"], "--all"),
+        (["train", "digit"], "no recipe 'digit': choose one of digits"),
+        (["train", "digits", "cifar10"], "cifar10"),
+        (["train", "--imges", "3"], "--imges"),
+        (["train", "--images", "x"], "--images: invalid int value: 'x'"),
+        (["train", "--images", "0"], "--images must be greater than 0, not 0"),
+        (["train", "--minutes", "-1"], "--minutes must be greater than 0, not -1"),
+        (["train", "--seed", "-1"], "seed must be at least 0"),
+        (["train", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
+        (["train", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
+        (["train", "--generator.wdith", "8"], "did you mean --generator.width?"),
+        (["train", "--generator.width"], "--generator.width needs a value"),
+        (["train", "--generator.width", "--quiet"], "--generator.width"),
+        (["train", "--data", "nowhere", "--out", "never"], "no image source 'nowhere'"),
+        (["sample"], "RUN, --out"),
+        (["sample", "nowhere", "--out", "x.png"], "nowhere is not a run folder"),
+        (["sample", "nowhere", "--out", "x.png", "--count", "0"], "--count must be at least 1"),
+        (["sample", "nowhere", "--out", "x.png", "--truncation", "-0.1"], "--truncation must be from 0 to 1"),
+        (["sample", "nowhere", "--out", "x.png", "--truncation", "nan"], "--truncation must be from 0 to 1"),
+        (["sample", "nowhere", "--out", "x.png", "--seed", "-1"], "--seed must be at least 0"),
+        (["data", "info", "nowhere"], "no image source 'nowhere'"),
+        (["data", "pick", "digits"], "'pick'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    words: list[str], sentence: str, refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(main(words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_before_the_recipe_does_not_take_its_place(
+    refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--generator.width 8` has a value, and 8 is not the recipe."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--generator.width", "8", "--generator.heads", "3", "--seed", "1"]
+    for recipe in ([], ["digits"]):
+        assert "--generator.width 8 is not a multiple" in refused(main(["train", *words, *recipe]))
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "minutes"),
+    [
+        ([], None, 4),
+        (["--images", "9"], 9, None),
+        (["--minutes", "9"], None, 9),
+        (["--images", "9", "--minutes", "8"], 9, 8),
+        (["--images", "9", "--training.minutes", "3"], 9, 3),
+    ],
+)
+def test_images_or_minutes_replace_the_recipes_own_end(
+    words: list[str], images: int | None, minutes: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def train(recipe, **_):
+        asked.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vitgan, "train", train)
+    assert main(["train", "digits", *words]) == 130
+    assert (asked[0].training.images, asked[0].training.minutes) == (images, minutes)
+
+
+def test_data_info_counts_images_classes_and_what_is_unreadable(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for index in range(3):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 12)).save(path)
+    (tmp_path / "data" / "b" / "bad.png").write_bytes(b"")
+    assert main(["data", "info", str(tmp_path / "data")]) == 0
+    lines = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
+    assert ["images", "3"] in lines
+    assert ["classes", "2"] in lines
+    assert ["a", "2"] in lines
+    assert ["b", "1"] in lines
+    assert ["unreadable", "1"] in lines
+    assert any(name == "b/bad.png" for name, _ in lines)
+    assert any("10 x 12" in rest for _, rest in lines)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_ends_with_examples_of_it(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    examples = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    assert examples
+    assert all(len(line) <= 100 for line in examples)
+    assert any(line.strip().startswith(f"vitgan {command}") for line in examples)
