@@ -197,9 +197,7 @@ class ImageSet(abc.ABC):
         None unless `options.labels` asks for them. classes: the names of the classes, empty unless
         `options.labels` asks for them. class_counts: the number of images of each class, whether or not the
         labels are asked for. identity, fingerprint: hashes of its content, labels, resolution and channels,
-        the same whether or not it
-            is in memory.
-        skipped: the images that could not be read so far.
+        the same whether or not it is in memory. skipped: the images that could not be read so far.
     """
 
     def __init__(self, options: DataOptions, source: Source) -> None:

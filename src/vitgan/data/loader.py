@@ -103,7 +103,7 @@ def _from_memory(images: MemoryImages, place: _Place, device: torch.device) -> G
 
 
 def _fits(pixels: torch.Tensor, device: torch.device) -> bool:
-    """Whether all pixels of a set should lie on the device: always on a CPU, on a GPU if there is room."""
+    """Whether all pixels of a set should lie on the device: on a CPU, and on a CUDA GPU that has room."""
     if device.type != "cuda":
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
@@ -166,7 +166,7 @@ class Readers:
         return fetched
 
     def close(self) -> None:
-        """End the processes."""
+        """End the worker processes."""
         self._reading = None
 
     def _read_here(self) -> Fetched:
@@ -241,7 +241,7 @@ def _as_it_is(fetched: Any) -> Any:
 
 
 def _prepare(_worker: int) -> None:
-    """What a worker does first."""
+    """Set up a worker process, as the DataLoader's `worker_init_fn`: its signals and its process group."""
     # Ctrl-C reaches every process of the terminal, but must not end the workers of a training that still
     # finishes its step and saves. SIGTERM does end them: by it the parent ends a worker that hangs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -315,7 +315,7 @@ class StreamReader:
         return Fetched(pixels, torch.tensor([index for index, _, _ in whole]), skipped)
 
     def _forget(self) -> None:
-        """Begin anew: the file offset of a process that this one was forked from must not be moved."""
+        """Drop the window and the open stream, whose file offset a forked process shares with its parent."""
         self._owner = os.getpid()
         self._samples, self._next = (
             None,

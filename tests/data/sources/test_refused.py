@@ -1,4 +1,4 @@
-"""What is wrong with a source is said in one sentence."""
+"""A source that cannot be used is refused with a sentence that says what is wrong with it."""
 
 import io
 import sys

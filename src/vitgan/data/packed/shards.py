@@ -192,7 +192,7 @@ def _result(waiting: "deque[tuple[_Job, Future[Result]]]") -> tuple[_Job, Result
 
 
 def _prepare(convert: _Converter, parent: int) -> None:
-    """What a process of the pool does first."""
+    """Set up a process of the pool, as its `initializer`; it ends when the process `parent` has ended."""
     global _convert_here
     _convert_here = convert
     signal.signal(
