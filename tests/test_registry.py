@@ -1,6 +1,8 @@
 """Parts of one's own: registered by name, used from the command line, named in what a run writes."""
 
 import json
+import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from vitgan import registry
 from vitgan.cli import main
 from vitgan.config import check, from_dict, to_dict
 from vitgan.data import ArraySource, open_source
+from vitgan.data.sources import SourceModules, sending
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
@@ -228,3 +231,52 @@ def test_a_source_of_ones_own_takes_options_behind_its_name() -> None:
         open_source("ramps:depth=3")
     with pytest.raises(UserError, match=r"data\.count"):
         open_source("ramps:count=many")
+
+
+def test_a_source_of_ones_own_is_held_to_what_a_source_is() -> None:
+    @vitgan.register
+    @dataclass(frozen=True, kw_only=True)
+    class Shelf:
+        count: int
+
+        def open(self) -> Any:
+            return ["a picture"] * self.count
+
+    with pytest.raises(UserError, match="The source shelf needs count: write shelf:count=VALUE"):
+        open_source("shelf")
+    with pytest.raises(UserError, match=r"open\(\) of the source shelf gave a list without labels"):
+        open_source("shelf:count=1")
+
+
+SOURCE = '''
+from dataclasses import dataclass
+import numpy as np
+import vitgan
+
+class Blanks(vitgan.data.ArraySource):
+    """Blank images."""
+
+@vitgan.register
+@dataclass(frozen=True, kw_only=True)
+class Blank:
+    """Blank images."""
+
+    def open(self):
+        return Blanks("blank", np.zeros((3, 8, 8), np.uint8))
+'''
+
+
+def test_a_source_of_ones_own_reaches_a_process_that_has_imported_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "own_source.py"
+    path.write_text(SOURCE)
+    registry.use(str(path))
+    sent = pickle.dumps({"modules": SourceModules(), "source": open_source("blank")})
+    code = "import pickle, sys; print(len(pickle.load(sys.stdin.buffer)['source']))"
+    came = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+    assert came.stdout.split() == [b"3"]
+
+
+def test_a_source_that_cannot_be_sent_to_a_process_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"cannot be sent to other processes .* or give --workers 0"):  # noqa: SIM117
+        with sending("--workers 0"):
+            pickle.dumps(lambda: None)

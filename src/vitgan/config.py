@@ -381,15 +381,22 @@ def named(kind: Kind, name: str, words: str, where: str) -> Any:
     `where` is what messages put before a field. Raises UserError for an unknown option, or a wrong value.
     """
     cls = registry.get(kind, name)
-    options = defaults(cls)
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    annotations, values = typing.get_type_hints(cls), dict[str, Any]()
     for word in filter(None, words.split(",")):
-        field, _, value = word.partition("=")
-        try:
-            options = with_word(options, [field.strip()], value.strip(), f"{where}.{field.strip()}")
-        except KeyError:
-            known = ", ".join(one.name for one in dataclasses.fields(cls)) or "none"
-            raise UserError(f"The {kind} {name} has no option {field.strip()!r}; it has {known}.") from None
-    return options
+        key, _, value = word.partition("=")
+        key = key.strip().replace("-", "_")
+        if key not in known:
+            options = ", ".join(known) or "none"
+            raise UserError(f"The {kind} {name} has no option {key!r}; it has {options}.")
+        place = f"{where}.{key}"
+        said = parse(value.strip(), annotations[key], place)
+        values[key] = from_dict(said, annotations[key], place, known[key])
+    none = dataclasses.MISSING
+    needed = [key for key, field in known.items() if field.default is none and field.default_factory is none]
+    if lacking := [key for key in needed if key not in values]:
+        raise UserError(f"The {kind} {name} needs {lacking[0]}: write {name}:{lacking[0]}=VALUE.")
+    return cls(**values)
 
 
 def parse(word: str, annotation: Any, where: str) -> Any:

@@ -54,9 +54,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_json(value: Any) -> str:
+    """The SHA-256 of a value's JSON, its keys sorted, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sealed(key: str, body: Any) -> dict[str, Any]:
     """A JSON object with `body` under `key` and, under "sha256", the checksum of the body's own JSON."""
-    return {key: body, "sha256": _seal(body)}
+    return {key: body, "sha256": sha256_of_json(body)}
 
 
 def read_sealed(path: Path, key: str) -> Any:
@@ -74,7 +79,7 @@ def unsealed(whole: Any, key: str) -> Any:
     """
     if not isinstance(whole, dict) or key not in whole or "sha256" not in whole:
         raise ValueError(f"it lacks {key} or sha256")
-    if whole["sha256"] != _seal(whole[key]):
+    if whole["sha256"] != sha256_of_json(whole[key]):
         raise BrokenSeal
     return whole[key]
 
@@ -84,10 +89,6 @@ class BrokenSeal(ValueError):
 
     def __init__(self) -> None:
         super().__init__("it does not match its checksum")
-
-
-def _seal(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from vitgan.compat import is_frozen
 from vitgan.errors import UserError, did_you_mean
 
 Kind = typing.Literal["generator", "discriminator", "loss", "augment", "term", "source", "metric", "logger"]
@@ -89,7 +90,7 @@ def register(cls: Any = None, *, kind: Kind | None = None, name: str | None = No
 
 def _register(cls: type, kind: Kind | None, name: str | None) -> type:
     own = cls.__module__.split(".")[0] == "vitgan"
-    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_frozen(cls):
         raise UserError(
             f"{cls.__name__} must be a frozen, keyword-only dataclass to be registered: put "
             "@dataclass(frozen=True, kw_only=True) below @vitgan.register."

@@ -1,4 +1,4 @@
-"""What is said of two sets of images that differ."""
+"""The clause that says how two sets of images differ."""
 
 import json
 

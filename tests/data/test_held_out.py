@@ -1,4 +1,4 @@
-"""Parts of a set of images: what is held out, and what is read of a part."""
+"""The division of a set into training and held-out images, and the reading of either part."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_a_split_holds_out_the_same_share_of_every_class() -> None:
 
 
 def test_an_unreadable_image_gives_way_to_one_of_its_own_part(tmp_path: Path) -> None:
-    """In a set read as needed, the label is that of the image that took its place."""
+    """Where a set is not in memory, the replacement comes with its own label."""
     for number in range(6):
         folder = tmp_path / "ab"[number % 2]
         folder.mkdir(exist_ok=True)

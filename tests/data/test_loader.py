@@ -1,4 +1,4 @@
-"""The stream of batches: a pure function of the seed and the position."""
+"""Batches: a pure function of the seed and the position in the run."""
 
 import itertools
 import multiprocessing
@@ -147,12 +147,12 @@ def test_the_global_generator_is_left_alone(source: str, memory_mib: int) -> Non
 
 
 def test_the_order_is_frozen() -> None:
-    """These numbers may never change: runs that were saved continue by them."""
+    """These numbers may never change: saved runs are resumed by them."""
     assert draw(COUNT, 5, 4, 12).tolist() == [[5, 0, 1, 2, 0, 6, 1, 5], [0, 1, 0, 1, 1, 0, 1, 0]]
 
 
 def test_entering_late_replays_nothing() -> None:
-    """Position 10^12 is reached at once."""
+    """Sample 10^12 of a run is drawn without drawing those before it."""
     assert draw(COUNT, 0, 10**12, 10**12 + 3).shape == (2, 3)
 
 

@@ -16,7 +16,7 @@ def epoch(count: int, seed: int = 0, number: int = 0) -> np.ndarray:
 
 
 def chi_square(counts: np.ndarray) -> float:
-    """Of counts that are expected to be equal, in standard deviations from its mean."""
+    """The chi-square statistic of counts expected to be equal, in standard deviations from its mean."""
     expected = counts.mean()
     freedom = counts.size - 1
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_set() -> None:
 
 
 def test_the_order_of_a_large_set_is_frozen() -> None:
-    """These numbers may never change: runs that were saved continue by them."""
+    """These numbers may never change: saved runs are resumed by them."""
     assert draw(65_537, 5, 65_535, 65_539).tolist() == FROZEN
 
 

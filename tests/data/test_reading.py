@@ -1,4 +1,4 @@
-"""What is wrong with an image costs that image only, which is named; images of every kind are converted."""
+"""An unreadable image is named and left out, the others are read; images of every kind are converted."""
 
 import io
 import itertools
@@ -48,7 +48,7 @@ def corrupt_png() -> bytes:
 
 
 def large_png(side: int) -> bytes:
-    """The header says side x side pixels; there are hardly any."""
+    """A PNG whose header says side x side pixels, but which holds hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -151,7 +151,7 @@ def test_damage_of_every_kind_is_named_and_counted(
 def test_training_goes_through_images_of_every_kind(
     kind: str, tiny: list[str], no_curves: None, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """It takes two epochs of six images."""
+    """The run goes through the set of six images twice."""
     del no_curves
     odd = (DAMAGED | CONVERTED)[kind][0]
     files = {f"{number}.png": png(40 * number) for number in range(5)}

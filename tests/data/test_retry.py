@@ -1,4 +1,4 @@
-"""A set that goes away while it is read, and readers that are killed."""
+"""A set that becomes unreachable while it is read, and reading workers that are killed."""
 
 import functools
 import multiprocessing
@@ -45,19 +45,19 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undisturbed(tiny_train: Command, no_curves: None, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """The state after 48 images that nothing happened to."""
+    """The final checkpoint's tensors of a run of 48 images that is not disturbed."""
     del no_curves
     assert tiny_train(tmp_path / "undisturbed", *LAZY, "0") == 0
     return final(tmp_path / "undisturbed")
 
 
 def wait_by(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Do `act` where a set that cannot be reached is waited for."""
+    """Have `act` called in place of the pauses between the retries of an unreachable set."""
     monkeypatch.setattr("vitgan.data.retry.time", SimpleNamespace(sleep=lambda _seconds: act()))
 
 
 def empty(folder: Path, away: Path) -> None:
-    """Move all that is in it, as where a disk is no longer mounted there."""
+    """Move the folder's content away, which leaves it like the mount point of a disk that is gone."""
     away.mkdir(exist_ok=True)
     for path in list(folder.iterdir()):
         path.rename(away / path.name)
@@ -151,7 +151,7 @@ def test_a_patience_that_is_no_number_of_seconds_is_refused(
 
 @pytest.fixture
 def readers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
-    """The processes that read ahead now. They are forked, and their loss is found within 0.2 seconds."""
+    """A function that gives the reading workers; they are forked, a lost one is noticed within 0.2 s."""
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("what a test changes must be changed in the readers too")
     before = set(multiprocessing.active_children())

@@ -1,4 +1,4 @@
-"""One transform for pictures of every kind."""
+"""`to_pixels`, the one transform for pictures of every kind."""
 
 import io
 
@@ -117,7 +117,7 @@ def test_a_checkerboard_is_averaged(side: int) -> None:
 
 
 def test_a_large_jpeg_agrees_with_its_png() -> None:
-    """The reduced decoding of JPEG changes little."""
+    """Decoding a JPEG at a reduced size, which is faster, changes its pixels little."""
     smooth = Image.fromarray(noise(12, 12, 3)).resize((480, 480), Image.Resampling.BICUBIC)
     fast = to_pixels(encoded(smooth, "JPEG", quality=95, subsampling=0), 16, 3).astype(int)
     slow = to_pixels(encoded(smooth, "PNG"), 16, 3)

@@ -1,4 +1,4 @@
-"""Images: sources, one transform, and batches in a reproducible order."""
+"""Images: sources, the one transform, sets of images, and batches of them in a reproducible order."""
 
 from vitgan.data.dataset import DataOptions, ImageSet, describe
 from vitgan.data.loader import Batch, batches

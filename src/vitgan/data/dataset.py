@@ -1,45 +1,48 @@
-"""A set of images of one size: in memory, read as it is needed, or streamed; and what tells it from others.
+"""A set of images of one size, in memory, read as it is needed or streamed; and what tells it from any other.
 
-Shapes: N images, n of a window, B batch, C channels, R resolution.
+Shapes: N images, B batch, C channels, R resolution.
 """
 
 import abc
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vitgan.config import MOST_RESOLUTION, option
-from vitgan.data.order import random_bits, top_bit
-from vitgan.data.reading import Fetched, Form, Skipped, fetch, mirror, quiet_decoding, read_image
+from vitgan.compat import usable_cores
+from vitgan.config import MOST_RESOLUTION, check, option
+from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, open_source
 from vitgan.data.sources.files import SUFFIXES
-from vitgan.data.sources.streams import Sample, Stream
-from vitgan.data.transforms import reason, to_pixels
+from vitgan.data.sources.streams import Stream
 from vitgan.errors import UserError
 
-MOST_BLOCKS = 64
-MOST_TEXT = 80  # characters of one part in a message
-DIGITS = 32  # of a hash
+logger = logging.getLogger("vitgan")
+
+
+# --- What tells a set from any other
+
+MOST_BLOCKS = 64  # of one identity
+MOST_TEXT = 80  # characters of one part of the content in a message
+DIGITS = 32  # hexadecimal digits that are kept of a hash
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The hash of a set, and of the blocks of its content, few enough for every checkpoint.
+    """A hash of a set, and hashes of the blocks of its content, which say where two sets begin to differ.
 
-    fingerprint: of everything; labels: of the classes and labels; block_parts: how many parts of the content
-    each block has; blocks: (first part as text, hash) of each.
+    There are at most 64 blocks, so that it goes into every checkpoint. fingerprint: the hash of everything;
+    labels: the hash of classes and labels; block_parts: the number of parts of the content in each block;
+    blocks: the first part of each as text, and the block's hash.
     """
 
     fingerprint: str
@@ -48,7 +51,7 @@ class Identity:
     blocks: tuple[tuple[str, str], ...]
 
     def facts(self) -> dict[str, Any]:
-        """It, for JSON."""
+        """The fields, ready for JSON."""
         blocks = [list(block) for block in self.blocks]
         return {
             "fingerprint": self.fingerprint,
@@ -64,7 +67,11 @@ def identify(
     classes: Sequence[str],
     content: Iterable[bytes],
 ) -> Identity:
-    """The identity of N images whose content comes in parts, with labels int64 (N,) or None."""
+    """The identity of N images.
+
+    head: further values, ready for JSON, that the fingerprint covers; labels: int64 (N,) or None; content:
+    what `vitgan.data.Source.content` yields.
+    """
     whole, blocks = hashlib.sha256(json.dumps(head).encode()), _Blocks()
     of_labels = hashlib.sha256(json.dumps(list(classes)).encode())
     if labels is not None:
@@ -83,7 +90,10 @@ def identify(
 
 
 def difference(then: dict[str, Any], now: Identity, count: int) -> str:
-    """How a set of `count` readable images differs from the one whose `facts` and count `then` holds."""
+    """A clause that says how a set of `count` readable images differs from the one that `then` describes.
+
+    `then` holds that set's `Identity.facts`, and its number of images under "images".
+    """
     if then["images"] != count:
         return f"{then['images']:,} then, {count:,} now"
     if then.get("labels") != now.labels:
@@ -105,7 +115,7 @@ def _first_difference(before: str, after: str, parts: int) -> str:
 
 
 class _Blocks:
-    """Hashes of a sequence of parts in blocks of equal size, which double rather than become too many."""
+    """Hashes of a sequence of parts, in fewer than 64 blocks of equally many; the blocks grow by doubling."""
 
     def __init__(self) -> None:
         self.parts = 1
@@ -138,35 +148,34 @@ def _joined(a: str, b: str) -> str:
     return hashlib.sha256((a + b).encode()).hexdigest()[:DIGITS]
 
 
-__all__ = ["DataOptions", "ImageSet", "LazyImages", "MemoryImages", "describe", "fetch"]
+# --- Sets of images
 
-logger = logging.getLogger("vitgan")
-CHUNK = 64  # images that one thread decodes before it reports
+CHUNK = 64  # images that a thread decodes between two steps of the progress bar
 TRANSFORM_VERSION = "1"  # a part of the fingerprint: raise it when the same file gives other pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images, and in which form."""
+    """Which images are trained on, and the form to which they are brought."""
 
     source: str = "digits"
-    """digits, cifar10, celeba, lsun-bedroom; a (packed) folder, .zip, .npy or .npz; wds:TARS; hf:NAME."""
+    """A name (`vitgan list --parts`), a (packed) folder, .zip, .npy or .npz, wds:TARS, or hf:NAME."""
     resolution: int = option(32, least=1, most=MOST_RESOLUTION)
-    """Side of the square images, pixels."""
+    """The side of the square images, in pixels."""
     channels: Literal[1, 3] = 3
-    """1: grey, 3: RGB."""
+    """1 for grey images, 3 for RGB."""
     labels: bool = False
     """Train with the classes of the set."""
     flip: bool = False
-    """Mirror each image with probability 1/2 as it is drawn."""
+    """Mirror each image left to right with probability 1/2 whenever it is drawn."""
     memory_mib: int = option(4096, least=0)
-    """A set that fits is decoded once and held in memory."""
+    """A set whose pixels fit into so many MiB is decoded once and held in memory."""
     workers: int = option(2, least=0)
-    """Processes that read ahead for a set that does not fit; never more than there are cores."""
+    """Processes that read ahead for a set that is not held in memory; never more than there are cores."""
 
     def build(self) -> "ImageSet":
         """Open the source; raises UserError where it cannot be opened, or lacks readable images or labels."""
-        _check_positive(self)
+        check(self, "data")
         source = open_source(self.source)
         if self.labels and source.labels is None:
             raise UserError(
@@ -174,8 +183,6 @@ class DataOptions:
                 "add a dataset.json, or train a recipe without labels (--data.labels False)."
             )
         if isinstance(source, Stream):
-            from vitgan.data.dataset import StreamImages
-
             return StreamImages(self, source)
         size = len(source) * self.channels * self.resolution**2
         kind = MemoryImages if size <= self.memory_mib * 2**20 else LazyImages
@@ -183,17 +190,14 @@ class DataOptions:
 
 
 class ImageSet(abc.ABC):
-    """Images of one size; len() is their number N.
+    """Images of one size; len() gives their number N.
 
     Attributes
-        options: what it was built from.
-        name: the source as given.
-        labels: int64 (N,), or None unless `options.labels`.
-        classes: names of the classes; empty unless `options.labels`.
-        class_counts: number of images of each class, whether or not the labels are used.
-        identity, fingerprint: facts, and a hash, of its content, labels, resolution and channels; the same in
-            memory or not.
-        skipped: images that could not be read.
+        options: the options that it was built from. name: the source as the user gave it. labels: int64 (N,),
+        None unless `options.labels` asks for them. classes: the names of the classes, empty unless
+        `options.labels` asks for them. class_counts: the number of images of each class, whether or not the
+        labels are asked for. identity, fingerprint: hashes of its content, labels, resolution and channels,
+        the same whether or not it is in memory. skipped: the images that could not be read so far.
     """
 
     def __init__(self, options: DataOptions, source: Source) -> None:
@@ -210,10 +214,12 @@ class ImageSet(abc.ABC):
         if labels is not None:
             counts = np.bincount(labels, minlength=len(source.classes)).tolist()
             self.class_counts = dict(zip(source.classes, counts, strict=True))
-        self.labels = torch.from_numpy(labels) if labels is not None and self.options.labels else None
+        asked_for = labels if self.options.labels else None
+        self.labels = None if asked_for is None else torch.from_numpy(asked_for.astype(np.int64, copy=False))
 
     @property
     def fingerprint(self) -> str:
+        """A hash of everything that tells this set from any other."""
         return self.identity.fingerprint
 
     @abc.abstractmethod
@@ -225,14 +231,14 @@ class ImageSet(abc.ABC):
 
 
 class MemoryImages(ImageSet):
-    """A set whose pixels, uint8 (N, C, R, R), are in memory; unreadable images are left out of N."""
+    """A set whose pixels, uint8 (N, C, R, R), are in memory; N does not count the unreadable images."""
 
     def __init__(self, options: DataOptions, source: Source) -> None:
         super().__init__(options, source)
         self.pixels, failed = _decode(source, options)
         if failed:
             kept = np.setdiff1d(np.arange(len(source)), list(failed))
-            for row, index in enumerate(kept):  # in place: a second copy of the set might not fit
+            for row, index in enumerate(kept):  # in place, for a second copy of the set might not fit
                 self.pixels[row] = self.pixels[int(index)]
             self.pixels = self.pixels[: len(kept)]
             self._set_labels(source, kept)
@@ -256,13 +262,13 @@ class MemoryImages(ImageSet):
 
 
 class LazyImages(ImageSet):
-    """A set that is read as it is needed; an unreadable image is replaced by the next readable one."""
+    """A set that is read as it is needed; in place of an unreadable image comes the next readable one."""
 
     def __init__(self, options: DataOptions, source: Source) -> None:
         super().__init__(options, source)
         self.source = source
         self.patience = Patience()
-        self.get([0])  # fails now if nothing at all can be read
+        self.get([0])  # where nothing at all can be read, this raises now
 
     def __len__(self) -> int:
         return len(self.source)
@@ -272,9 +278,10 @@ class LazyImages(ImageSet):
         return self.patience(lambda: self.accept(fetch(self.source, self.options, indices)))
 
     def accept(self, fetched: Fetched) -> torch.Tensor:
-        """The pixels of `fetched`; notes the images that failed, in this process, and warns of each once.
+        """The pixels of a batch, uint8 (B, C, R, R); warns once of each image in it that could not be read.
 
-        Raises Unreachable where the source could not be reached.
+        This process keeps the list `skipped`; `fetched` may come from another. Raises Unreachable where the
+        source could not be reached, UserError where no image at all could be read.
         """
         if fetched.lost is not None:
             raise Unreachable(*fetched.lost)
@@ -296,8 +303,15 @@ class LazyImages(ImageSet):
         return fetched.pixels
 
 
+class StreamImages(LazyImages):
+    """A set that can only be read in its order; batches come shuffled within windows (`loader.StreamReader`).
+
+    get() is fast where the indices ascend.
+    """
+
+
 def describe(images: ImageSet) -> dict[str, Any]:
-    """What there is to say about a set, ready for JSON."""
+    """What `vitgan data info` and a run's report say of a set, ready for JSON."""
     return {
         "source": images.name,
         "count": len(images),
@@ -310,19 +324,13 @@ def describe(images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _check_positive(options: DataOptions) -> None:
-    for field, least in (("resolution", 1), ("memory_mib", 0), ("workers", 0)):
-        if getattr(options, field) < least:
-            raise UserError(f"data.{field} is {getattr(options, field)}, but must be at least {least}.")
-
-
 def _identity(options: DataOptions, source: Source) -> Identity:
     head = [TRANSFORM_VERSION, len(source), options.resolution, options.channels]
     return identify(head, source.labels, source.classes, source.content())
 
 
 def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[int, Skipped]]:
-    """All pixels, uint8 (N, C, R, R), and the failures by index."""
+    """All pixels, uint8 (N, C, R, R), and the images that could not be read, by index; their pixels are 0."""
     from tqdm import tqdm
 
     pixels = np.zeros((len(source), options.channels, options.resolution, options.resolution), dtype=np.uint8)
@@ -350,11 +358,11 @@ def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[in
 
 
 def _threads(source: Source) -> int:
-    # Measured: below about 128 x 128 pixels, threads spend more on the interpreter's lock than they gain.
+    """How many threads decode: one below about 128 x 128 pixels, where several only wait for the GIL."""
     with contextlib.suppress(Exception):
         if math.prod(source.picture(0).size) < 128**2:
             return 1
-    return os.cpu_count() or 1
+    return usable_cores()
 
 
 def _no_readable(name: str, first: Skipped) -> UserError:
@@ -362,110 +370,3 @@ def _no_readable(name: str, first: Skipped) -> UserError:
         f"{name} has no readable image (the first, {first.name}: {first.reason}): "
         f"pass images that end in {', '.join(SUFFIXES)} and open in a viewer."
     )
-
-
-_SHARDS, _WINDOWS = 1, 2  # which random numbers are meant
-
-
-class StreamImages(LazyImages):
-    """A set that is read from its beginning to its end, and shuffled within windows; see `StreamReader`.
-
-    get() takes the images in their natural order; it is fast where the indices ascend.
-    """
-
-
-class _Window(NamedTuple):
-    """Encoded samples, the order in which they are drawn (n,), and 0 or 1 for a flip (n,)."""
-
-    samples: list[Sample]
-    order: np.ndarray
-    flips: np.ndarray
-
-
-class StreamReader:
-    """Samples `start` to `stop` of a run, as a pure function of the seed and those numbers.
-
-    The shards are in an order of each epoch's own; the samples of every window of up to 4,096 of them, and of
-    128 MiB on average, are permuted. One window of encoded samples is held in memory. An unreadable image is
-    replaced by the next readable one of the window.
-    """
-
-    def __init__(self, stream: Stream, form: Form, flip: bool, seed: int) -> None:
-        self.stream, self.form, self.flip, self.seed = stream, form, flip, seed
-        self._forget()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"stream": self.stream, "form": self.form, "flip": self.flip, "seed": self.seed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
-
-    def __call__(self, span: tuple[int, int]) -> Fetched:
-        """The batch of the samples from span[0] to span[1]."""
-        if self._owner != os.getpid():
-            self._forget()
-        skipped: list[Skipped] = []
-        try:
-            with quiet_decoding():
-                found = [self._sample(number, skipped) for number in range(*span)]
-        except Unreachable as loss:
-            self._forget()
-            return Fetched.nothing(skipped, loss)
-        whole = [one for one in found if one is not None]
-        if len(whole) < len(found):
-            return Fetched.nothing(skipped)
-        pixels = torch.from_numpy(np.stack([pixels for _, pixels, _ in whole]))
-        if self.flip:
-            mirror(pixels, np.array([flip for _, _, flip in whole]))
-        return Fetched(pixels, torch.tensor([index for index, _, _ in whole]), skipped)
-
-    def _forget(self) -> None:
-        self._owner = os.getpid()
-        self._samples, self._next = None, (-1, -1)  # the samples that follow, from (epoch, position) on
-        self._window, self._at = None, (-1, -1)  # the window held, (epoch, number)
-
-    def _sample(self, number: int, skipped: list[Skipped]) -> tuple[int, np.ndarray, int] | None:
-        """Index, pixels uint8 (C, R, R) and flip of a sample of the run."""
-        epoch, position = divmod(number, len(self.stream))
-        window = ((position + 1) * self.stream.windows - 1) // len(self.stream)
-        held = self._hold(epoch, window)
-        slot = position - self._start(window)
-        found = self._readable(self._from(held, int(held.order[slot]), epoch, window), skipped)
-        return None if found is None else (*found, int(held.flips[slot]))
-
-    def _start(self, window: int) -> int:
-        return window * len(self.stream) // self.stream.windows
-
-    def _hold(self, epoch: int, window: int) -> _Window:
-        if self._window is None or self._at != (epoch, window):
-            self._window = None  # before the next one comes into memory
-            start, stop = self._start(window), self._start(window + 1)
-            if self._samples is None or self._next != (epoch, start):
-                self._samples = self.stream.after(self._shards(epoch), start)
-            samples = list(itertools.islice(self._samples, stop - start))
-            self._next = (epoch, stop)
-            bits = random_bits(2 * len(samples), self.seed, epoch, _WINDOWS, window)
-            order = np.argsort(bits[: len(samples)], kind="stable")
-            self._window, self._at = _Window(samples, order, top_bit(bits[len(samples) :])), (epoch, window)
-        return self._window
-
-    def _shards(self, epoch: int) -> list[int]:
-        bits = random_bits(len(self.stream.counts), self.seed, epoch, _SHARDS)
-        return np.argsort(bits, kind="stable").tolist()
-
-    def _from(self, held: _Window, first: int, epoch: int, window: int) -> Iterator[Sample]:
-        """That sample of the window, those after it round its end, and then the rest of the epoch."""
-        yield from itertools.chain(held.samples[first:], held.samples[:first])
-        yield from self.stream.after(self._shards(epoch), self._start(window + 1))
-        before = self.stream.after(self._shards(epoch), 0)
-        yield from itertools.islice(before, self._start(window))
-
-    def _readable(self, samples: Iterator[Sample], skipped: list[Skipped]) -> tuple[int, np.ndarray] | None:
-        for sample in samples:
-            try:
-                pixels = to_pixels(sample.picture(), self.form.resolution, self.form.channels)
-            except Exception as error:  # decoders raise almost anything on damaged data
-                skipped.append(Skipped(sample.name, reason(error)))
-            else:
-                return sample.number, pixels
-        return None

@@ -1,4 +1,4 @@
-"""A part of a set of images, and the part that is held out.
+"""Dividing a set of images into the part that is trained on and the part that is held out.
 
 Shapes: N images of the set, M of the part, C channels, R resolution.
 """
@@ -11,21 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitgan.data import ImageSet
-from vitgan.data.dataset import LazyImages, MemoryImages
+from vitgan.data.dataset import ImageSet, LazyImages, MemoryImages
+from vitgan.data.order import random_bits
 from vitgan.data.reading import fetch
 from vitgan.data.sources import Source
 from vitgan.errors import UserError
 
 
 def split(labels: Tensor, *, share: float, most: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of those held out, both ascending, of labels (N,).
+    """Indices of the images to train on and of those held out, both ascending, for labels (N,).
 
-    The same share of every class, at least one image of each that has two; which ones is hashed from their
-    number in the set, so a run's seed does not change it, and its continuation holds out the same.
-    Raises UserError where no class has two images.
+    Of every class the same `share` is held out, but at least one image where it has two; the share is smaller
+    where it would come to more than `most` images in all. The choice depends on the labels and on nothing
+    else, so it is the same for every seed and when a run is resumed. Raises UserError where no class has two
+    images.
     """
-    bits = np.random.Philox(np.random.SeedSequence(0)).random_raw(len(labels))
+    bits = random_bits(len(labels), 0)
     share = min(share, most / len(labels))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
@@ -39,9 +40,9 @@ def split(labels: Tensor, *, share: float, most: int) -> tuple[Tensor, Tensor]:
 
 
 def part(images: ImageSet, indices: Tensor) -> ImageSet:
-    """The images `indices` (M,) as a set of their own, with the fingerprint of the whole.
+    """The images `indices` (M,) as a set of their own, which keeps the fingerprint of the whole set.
 
-    It is in memory, as a copy, where `images` is.
+    Where `images` is in memory, the part is a copy in memory.
     """
     chosen = copy.copy(images)
     if images.labels is not None:
@@ -57,7 +58,10 @@ def part(images: ImageSet, indices: Tensor) -> ImageSet:
 
 
 def read(images: ImageSet) -> tuple[Tensor, Tensor | None]:
-    """Every image of a set, uint8 (M, C, R, R), and the labels (M,) of the images that were read."""
+    """All images of a set, uint8 (M, C, R, R), and their labels (M,), or None where it has none.
+
+    Where an unreadable image was replaced by another, the label is that of the other one.
+    """
     if isinstance(images, MemoryImages):
         return images.pixels, images.labels
     assert isinstance(images, LazyImages)
@@ -67,7 +71,7 @@ def read(images: ImageSet) -> tuple[Tensor, Tensor | None]:
 
 
 class InMemory(MemoryImages):
-    """All the images of a set, in memory."""
+    """A set all of whose images were read into memory, from one that is in memory or not."""
 
     def __init__(self, images: ImageSet) -> None:
         vars(self).update(vars(images))
@@ -75,7 +79,7 @@ class InMemory(MemoryImages):
 
 
 class PartOfSource:
-    """The pictures `indices` of a source, by their place in `indices`."""
+    """A source whose image number i is the image `indices[i]` of another source."""
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
         self.source, self.indices = source, indices
@@ -90,10 +94,10 @@ class PartOfSource:
         return self.source.item(int(self.indices[index]))
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened."""
+        """One image, opened; raises what the whole source raises."""
         return self.source.picture(int(self.indices[index]))
 
     def content(self) -> Iterator[bytes]:
-        """What tells the part from any other."""
+        """The content of the whole source, and the indices, which tell this part from any other."""
         yield from self.source.content()
         yield self.indices.astype("<i8").tobytes()

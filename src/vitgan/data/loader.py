@@ -1,7 +1,7 @@
 """Batches without end, in an order that is a pure function of the seed and the position in the run.
 
-Processes that read ahead are started again at the same sample when one of them is lost.
-Shapes: N images, B batch, C channels, H x W pixels.
+Processes may read ahead; when one of them is lost, all are started again at the same sample.
+Shapes: N images, n of a window, B batch, C channels, H x W pixels.
 """
 
 import functools
@@ -15,134 +15,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.utils.data._utils.worker as torch_worker
 from torch.utils.data import DataLoader, Dataset
 
-from vitgan.data.dataset import DataOptions, ImageSet, LazyImages, MemoryImages, StreamReader
-from vitgan.data.order import draw
-from vitgan.data.reading import Fetched, fetch, mirror
+from vitgan.compat import forget_data_worker, usable_cores
+from vitgan.data.dataset import ImageSet, LazyImages, MemoryImages
+from vitgan.data.order import draw, random_bits, top_bit
+from vitgan.data.reading import Fetched, Form, Skipped, fetch, mirror, quiet_decoding
 from vitgan.data.retry import Patience, Unreachable
-from vitgan.data.sources import Source
-from vitgan.data.sources.streams import Stream
+from vitgan.data.sources import Source, SourceModules, sending
+from vitgan.data.sources.streams import Sample, Stream
+from vitgan.data.transforms import reason, to_pixels
 from vitgan.errors import UserError
+from vitgan.models.base import from_uint8
 
 logger = logging.getLogger("vitgan")
-RESTARTS = 3  # one after another without a batch between them
 
 
-class Readers:
-    """Results of `read`, a function that goes to other processes, for the requests one after another.
+# --- Batches
 
-    requests(k) gives those from number k on. With no workers everything is read here.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[Any], Fetched],
-        requests: Callable[[int], Iterator[Any]],
-        patience: Patience,
-        *,
-        workers: int,
-        pinned: bool,
-    ) -> None:
-        self._read, self._requests, self._patience = read, requests, patience
-        self._workers, self._pinned = min(workers, _cores()), pinned
-        self._reading: Iterator[Fetched] | None = None
-        self._next = 0
-
-    def take(self) -> Fetched:
-        """The next result. Raises UserError where the source stays out of reach, or readers keep dying."""
-        fetched = self._from_workers() if self._workers else self._read(next(self._requests(self._next)))
-        if fetched.lost is not None:
-            self.close()
-            fetched = self._patience(self._read_here)
-        self._next += 1
-        return fetched
-
-    def close(self) -> None:
-        """End the processes."""
-        self._reading = None
-
-    def _read_here(self) -> Fetched:
-        fetched = self._read(next(self._requests(self._next)))
-        if fetched.lost is not None:
-            raise Unreachable(*fetched.lost)
-        return fetched
-
-    def _from_workers(self) -> Fetched:
-        reason = ""
-        for attempt in range(RESTARTS + 1):
-            try:
-                if self._reading is None:
-                    self._reading = self._started()
-                return next(self._reading)
-            except (RuntimeError, OSError, EOFError) as error:  # a reader raises nothing itself
-                reason = _first_line(error)
-            self.close()
-            if attempt < RESTARTS:
-                logger.warning("A data worker was lost (%s): starting the workers again.", reason)
-        raise UserError(
-            f"The data workers ended {RESTARTS + 1} times in a row ({reason}): memory may be short, "
-            "so lower --data.workers; 0 reads in the process itself."
-        )
-
-    def _started(self) -> Iterator[Fetched]:
-        loader = DataLoader(
-            _Reading(self._read),
-            batch_size=None,
-            sampler=self._requests(self._next),  # pyright: ignore[reportArgumentType]
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            pin_memory=self._pinned,
-            worker_init_fn=_prepare,
-            generator=torch.Generator(),  # else the loader takes a number from the global generator
-        )
-        if threading.current_thread() is not threading.main_thread():
-            return iter(loader)
-        before = signal.getsignal(signal.SIGCHLD)
-        reading = iter(loader)
-        # torch's handler would raise in the midst of a training step. take() finds out within 5 seconds.
-        signal.signal(signal.SIGCHLD, before)
-        return reading
-
-
-class _Reading(Dataset[Fetched]):
-    """What a worker process does: one item is a whole batch."""
-
-    def __init__(self, read: Callable[[Any], Fetched]) -> None:
-        self._read = read
-
-    def __getitem__(self, index: Any) -> Fetched:
-        return self._read(index)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _as_it_is(fetched: Any) -> Any:
-    return fetched
-
-
-def _prepare(_worker: int) -> None:
-    # A signal to the whole group, as Ctrl-C sends it, must not end the readers of a trainer that still
-    # finishes its step and saves. SIGTERM stays deadly: it is how the parent ends a reader that hangs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setsid"):
-        os.setsid()
-    # `datasets` would give every worker a part of the stream; here each of them reads all of it.
-    torch_worker._worker_info = None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-DEVICE_SHARE = 0.25  # of the accelerator's free memory, at most, for the set
+DEVICE_SHARE = 0.25  # of the accelerator's free memory that the pixels of a set may take, at most
 
 
 class Batch(NamedTuple):
-    """images: float32 (B, C, H, W) in [-1, 1]; labels: int64 (B,) or None; both on the device."""
+    """One batch on the device: images float32 (B, C, H, W) in [-1, 1], labels int64 (B,) or None."""
 
     images: torch.Tensor
     labels: torch.Tensor | None
@@ -160,12 +55,12 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Batches without end, from sample `images_seen` of the run on; close() ends the reading workers.
 
-    `batch` is that of all `ranks` processes together, which share it: process `rank` gets the samples from
-    rank batch // ranks up to (rank + 1) batch // ranks, so what all get is the same for any number of them.
-    The stream is the same for a set in memory and one that is not, for any number of workers, and wherever
-    it is entered; a batch crosses the border of an epoch. It differs only where images are unreadable: a set
-    in memory leaves them out, another replaces them by their successors. Raises UserError when no image can
-    be read any more.
+    `batch` is the number of images of all `ranks` processes together: process `rank` gets the samples from
+    rank * batch // ranks up to (rank + 1) * batch // ranks of each batch, so all of them together get the
+    same for any number of them. The samples are the same for a set in memory and one that is not, for any
+    number of workers, and wherever the run is resumed; a batch may hold the end of one epoch and the
+    beginning of the next. They differ only where images are unreadable: a set in memory leaves them out, any
+    other has the next readable image in their place. Raises UserError where no image can be read any more.
     """
     assert 0 <= rank < ranks <= batch
     start, stop = rank * batch // ranks, (rank + 1) * batch // ranks
@@ -177,7 +72,7 @@ def batches(
 
 
 class _Place(NamedTuple):
-    """Which samples one process reads: `size` of every `step`, from sample `first` of the run on."""
+    """The samples that one process reads: `size` out of every `step`, from sample `first` of the run on."""
 
     seed: int
     first: int
@@ -185,12 +80,12 @@ class _Place(NamedTuple):
     size: int
 
     def samples(self, batch: int = 0) -> Iterator[tuple[int, int]]:
-        """Start and stop of the batches from number `batch` on."""
+        """The first sample of each batch, and the one after its last, from batch number `batch` on."""
         starts = itertools.count(self.first + batch * self.step, self.step)
         return ((start, start + self.size) for start in starts)
 
     def draws(self, count: int, batch: int = 0) -> Iterator[np.ndarray]:
-        """The same batches of a set of `count` images, int64 (2, B) as of `draw`."""
+        """What `order.draw` gives, int64 (2, B), for each batch out of a set of `count` images."""
         return (draw(count, self.seed, start, stop) for start, stop in self.samples(batch))
 
 
@@ -204,18 +99,15 @@ def _from_memory(images: MemoryImages, place: _Place, device: torch.device) -> G
         if flip:
             mirror(chosen, drawn[1])
         chosen_labels = None if labels is None else labels[indices].to(device)
-        yield Batch(_to_float(chosen.to(device)), chosen_labels)
+        yield Batch(from_uint8(chosen.to(device)), chosen_labels)
 
 
 def _fits(pixels: torch.Tensor, device: torch.device) -> bool:
+    """Whether all pixels of a set should lie on the device: on a CPU, and on a CUDA GPU that has room."""
     if device.type != "cuda":
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
     return pixels.nbytes <= DEVICE_SHARE * free
-
-
-def _to_float(pixels: torch.Tensor) -> torch.Tensor:
-    return pixels.float().div_(127.5).sub_(1)
 
 
 def _from_readers(images: LazyImages, place: _Place, device: torch.device) -> Generator[Batch, None, None]:
@@ -223,7 +115,7 @@ def _from_readers(images: LazyImages, place: _Place, device: torch.device) -> Ge
     if isinstance(images.source, Stream):
         read, requests = StreamReader(images.source, options, options.flip, place.seed), place.samples
     else:
-        read = _DrawnReader(images.source, options)
+        read = _DrawnReader(images.source, options, options.flip)
         requests = functools.partial(place.draws, len(images))
     readers = Readers(read, requests, images.patience, workers=options.workers, pinned=device.type == "cuda")
     try:
@@ -231,20 +123,255 @@ def _from_readers(images: LazyImages, place: _Place, device: torch.device) -> Ge
             fetched = readers.take()
             pixels = images.accept(fetched)
             labels = None if images.labels is None else images.labels[fetched.indices].to(device)
-            yield Batch(_to_float(pixels.to(device, non_blocking=True)), labels)
+            yield Batch(from_uint8(pixels.to(device, non_blocking=True)), labels)
     finally:
         readers.close()  # even while an error's traceback keeps this frame
 
 
-class _DrawnReader:
-    """Reads the images of one drawing."""
+# --- Processes that read ahead
 
-    def __init__(self, source: Source, options: DataOptions) -> None:
-        self.source = source
-        self.options = options
+RESTARTS = 3  # of lost workers, one after another without a batch between them
+
+
+class Readers:
+    """The results of `read` for one request after another, which worker processes read ahead.
+
+    read: is pickled to the workers where they are not forked; requests(k): an iterator of the requests from
+    number k on; patience: waits for a source that is out of reach; workers: none where it is 0, then `read`
+    is called here; pinned: put the tensors into page-locked memory, from which copies to a GPU need not be
+    waited for.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Any], Fetched],
+        requests: Callable[[int], Iterator[Any]],
+        patience: Patience,
+        *,
+        workers: int,
+        pinned: bool,
+    ) -> None:
+        self._read, self._requests, self._patience = read, requests, patience
+        self._workers, self._pinned = min(workers, usable_cores()), pinned
+        self._reading: Iterator[Fetched] | None = None
+        self._next = 0
+
+    def take(self) -> Fetched:
+        """The next result. Raises UserError where the source stays out of reach or the workers keep dying."""
+        fetched = self._from_workers() if self._workers else self._read(next(self._requests(self._next)))
+        if fetched.lost is not None:
+            self.close()
+            fetched = self._patience(self._read_here)
+        self._next += 1
+        return fetched
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._reading = None
+
+    def _read_here(self) -> Fetched:
+        fetched = self._read(next(self._requests(self._next)))
+        if fetched.lost is not None:
+            raise Unreachable(*fetched.lost)
+        return fetched
+
+    def _from_workers(self) -> Fetched:
+        said = ""
+        for attempt in range(RESTARTS + 1):
+            try:
+                if self._reading is None:
+                    self._reading = self._started()
+                return next(self._reading)
+            except (
+                RuntimeError,
+                OSError,
+                EOFError,
+            ) as error:  # of a lost worker: `read` itself raises nothing
+                said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            self.close()
+            if attempt < RESTARTS:
+                logger.warning("A data worker was lost (%s): starting the workers again.", said)
+        raise UserError(
+            f"The data workers ended {RESTARTS + 1} times in a row ({said}): memory may be short, "
+            "so lower --data.workers; 0 reads in the process itself."
+        )
+
+    def _started(self) -> Iterator[Fetched]:
+        """The results of new workers, from the present request on.
+
+        Raises UserError where the source cannot be sent to them.
+        """
+        loader = DataLoader(
+            _Reading(self._read),
+            batch_size=None,
+            sampler=self._requests(self._next),  # pyright: ignore[reportArgumentType]
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            pin_memory=self._pinned,
+            worker_init_fn=_prepare,
+            generator=torch.Generator(),  # else the loader takes a number from the global generator
+        )
+        with sending("--data.workers 0"):
+            if threading.current_thread() is not threading.main_thread():
+                return iter(loader)
+            before = signal.getsignal(signal.SIGCHLD)
+            reading = iter(loader)
+        # torch's own handler would raise in the midst of a training step; take() notices a lost worker within
+        # 5 seconds without it.
+        signal.signal(signal.SIGCHLD, before)
+        return reading
+
+
+class _Reading(Dataset[Fetched]):
+    """What a worker process reads; its items, in torch's sense, are whole batches."""
+
+    def __init__(self, read: Callable[[Any], Fetched]) -> None:
+        self._read = read
+
+    def __getitem__(self, index: Any) -> Fetched:
+        return self._read(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"modules": SourceModules(), **self.__dict__}
+
+
+def _as_it_is(fetched: Any) -> Any:
+    """The `collate_fn` of a DataLoader whose items are whole batches."""
+    return fetched
+
+
+def _prepare(_worker: int) -> None:
+    """Set up a worker process, as the DataLoader's `worker_init_fn`: its signals and its process group."""
+    # Ctrl-C reaches every process of the terminal, but must not end the workers of a training that still
+    # finishes its step and saves. SIGTERM does end them: by it the parent ends a worker that hangs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        os.setsid()
+    forget_data_worker()
+
+
+# --- What a process does for one batch
+
+
+class _DrawnReader:
+    """Reads the images that `order.draw` gave, int64 (2, B), of a source that can be read in any order."""
+
+    def __init__(self, source: Source, form: Form, flip: bool) -> None:
+        self.source, self.form, self.flip = source, form, flip
 
     def __call__(self, drawn: np.ndarray) -> Fetched:
-        fetched = fetch(self.source, self.options, drawn[0].tolist())
-        if fetched.pixels is not None and self.options.flip:
+        fetched = fetch(self.source, self.form, drawn[0].tolist())
+        if fetched.pixels is not None and self.flip:
             mirror(fetched.pixels, drawn[1])
         return fetched
+
+
+_SHARDS, _WINDOWS = 1, 2  # tell the random numbers of an epoch's shards from those of its windows
+
+
+class _Window(NamedTuple):
+    """n encoded samples, the order in which they are drawn, int64 (n,), and 1 where one is flipped, (n,)."""
+
+    samples: list[Sample]
+    order: np.ndarray
+    flips: np.ndarray
+
+
+class StreamReader:
+    """Reads the samples of a run out of a stream, in an order that is a pure function of the seed.
+
+    Every epoch has its own order of the shards. One after another their samples fill windows of up to 4,096
+    samples, and of up to 128 MiB on average, within which they are permuted; one window of encoded samples is
+    held in memory. In place of an unreadable image comes the next readable one of the window.
+    """
+
+    def __init__(self, stream: Stream, form: Form, flip: bool, seed: int) -> None:
+        self.stream, self.form, self.flip, self.seed = stream, form, flip, seed
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"stream": self.stream, "form": self.form, "flip": self.flip, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+    def __call__(self, span: tuple[int, int]) -> Fetched:
+        """Read the samples of the run from number span[0] up to span[1]."""
+        if self._owner != os.getpid():
+            self._forget()
+        skipped: list[Skipped] = []
+        try:
+            with quiet_decoding():
+                found = [self._sample(number, skipped) for number in range(*span)]
+        except Unreachable as loss:
+            self._forget()
+            return Fetched.nothing(skipped, loss)
+        whole = [one for one in found if one is not None]
+        if len(whole) < len(found):
+            return Fetched.nothing(skipped)
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels, _ in whole]))
+        if self.flip:
+            mirror(pixels, np.array([flip for _, _, flip in whole]))
+        return Fetched(pixels, torch.tensor([index for index, _, _ in whole]), skipped)
+
+    def _forget(self) -> None:
+        """Drop the window and the open stream, whose file offset a forked process shares with its parent."""
+        self._owner = os.getpid()
+        self._samples, self._next = (
+            None,
+            (-1, -1),
+        )  # an iterator, and the (epoch, position) that it comes to next
+        self._window, self._at = None, (-1, -1)  # the window in memory, and its (epoch, number)
+
+    def _sample(self, number: int, skipped: list[Skipped]) -> tuple[int, np.ndarray, int] | None:
+        """Index in the set, pixels uint8 (C, R, R) and flip of sample `number` of the run.
+
+        None where no sample of the epoch can be read.
+        """
+        epoch, position = divmod(number, len(self.stream))
+        window = ((position + 1) * self.stream.windows - 1) // len(self.stream)
+        held = self._hold(epoch, window)
+        slot = position - self._start(window)
+        found = self._readable(self._from(held, int(held.order[slot]), epoch, window), skipped)
+        return None if found is None else (*found, int(held.flips[slot]))
+
+    def _start(self, window: int) -> int:
+        """The position in the epoch of the first sample of a window."""
+        return window * len(self.stream) // self.stream.windows
+
+    def _hold(self, epoch: int, window: int) -> _Window:
+        """A window, read unless it is the one in memory."""
+        if self._window is None or self._at != (epoch, window):
+            self._window = None  # it leaves the memory before the next one comes
+            start, stop = self._start(window), self._start(window + 1)
+            if self._samples is None or self._next != (epoch, start):
+                self._samples = self.stream.after(self._shards(epoch), start)
+            samples = list(itertools.islice(self._samples, stop - start))
+            self._next = (epoch, stop)
+            bits = random_bits(2 * len(samples), self.seed, epoch, _WINDOWS, window)
+            order = np.argsort(bits[: len(samples)], kind="stable")
+            self._window, self._at = _Window(samples, order, top_bit(bits[len(samples) :])), (epoch, window)
+        return self._window
+
+    def _shards(self, epoch: int) -> list[int]:
+        """The order of the shards in an epoch."""
+        bits = random_bits(len(self.stream.counts), self.seed, epoch, _SHARDS)
+        return np.argsort(bits, kind="stable").tolist()
+
+    def _from(self, held: _Window, first: int, epoch: int, window: int) -> Iterator[Sample]:
+        """The samples of a window from `first` on, cyclically, then those of the rest of the epoch."""
+        yield from itertools.chain(held.samples[first:], held.samples[:first])
+        yield from self.stream.after(self._shards(epoch), self._start(window + 1))
+        before = self.stream.after(self._shards(epoch), 0)
+        yield from itertools.islice(before, self._start(window))
+
+    def _readable(self, samples: Iterator[Sample], skipped: list[Skipped]) -> tuple[int, np.ndarray] | None:
+        """Number and pixels of the first readable sample; adds those before it to `skipped`."""
+        for sample in samples:
+            try:
+                pixels = to_pixels(sample.picture(), self.form.resolution, self.form.channels)
+            except Exception as error:  # decoders raise almost anything on damaged data
+                skipped.append(Skipped(sample.name, reason(error)))
+            else:
+                return sample.number, pixels
+        return None

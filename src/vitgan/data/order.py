@@ -1,4 +1,4 @@
-"""The order of the images: a pure function of the seed and the position in the run, nothing saved to resume.
+"""The order of the images: a function of seed and position alone, so that resuming needs no saved state.
 
 Shapes: N images of an epoch, B positions asked for.
 """
@@ -13,10 +13,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def draw(count: int, seed: int, start: int, stop: int) -> np.ndarray:
-    """Samples `start` to `stop` of a run over `count` images: int64 (2, B), indices and 0 or 1 for a flip.
+    """Samples `start` to `stop` of a run over `count` images, int64 (2, B): indices, and 1 where flipped.
 
-    Every epoch, the samples from e * count on, is a permutation of its own. Above 65,536 images the memory
-    does not depend on their number.
+    Epoch e, the samples from e * count up to (e + 1) * count, has a permutation of its own. Above 65,536
+    images the memory that this takes does not depend on their number.
     """
     epochs = range(start // count, (stop - 1) // count + 1)
     part = _sorted_part if count <= SORTED else _keyed_part
@@ -25,12 +25,12 @@ def draw(count: int, seed: int, start: int, stop: int) -> np.ndarray:
 
 
 def random_bits(count: int, *seeds: int) -> np.ndarray:
-    """uint64 (count,) that the seeds determine, the same in every version of NumPy: raw bits are promised."""
+    """Random uint64 (count,) out of the seeds: raw bits of Philox, which NumPy promises never to change."""
     return np.random.Philox(np.random.SeedSequence(seeds)).random_raw(count)
 
 
 def top_bit(bits: np.ndarray) -> np.ndarray:
-    """0 or 1 for each of uint64 (B,): int64 (B,)."""
+    """The highest bit, 0 or 1, of each of uint64 (B,), as int64 (B,)."""
     return (bits >> np.uint64(63)).astype(np.int64)
 
 
@@ -41,7 +41,7 @@ def _sorted_part(count: int, seed: int, epoch: int, start: int, stop: int) -> np
 @lru_cache(maxsize=2)
 def _epoch(count: int, seed: int, epoch: int) -> np.ndarray:
     bits = random_bits(2 * count, seed, epoch)
-    # A stable sort: unlike NumPy's permutation, promised never to change between its versions.
+    # A stable sort has one result only, where NumPy may change how its `permutation` shuffles.
     order = np.argsort(bits[:count], kind="stable")
     return np.stack([order, top_bit(bits[count:])])
 
@@ -60,7 +60,7 @@ def _keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def permuted(positions: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """Where the keyed permutation of 0 to count - 1 sends `positions`, uint64 (B,).
+    """The images, uint64 (B,), at `positions`, uint64 (B,), of the keyed permutation of 0 to count - 1.
 
     A balanced Feistel network over the smallest domain of an even number of bits that holds `count`, applied
     again where it leads outside (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite domains",
@@ -77,13 +77,17 @@ def _feistel(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> shift, values & mask
     for key in keys:
-        # The high bits: the last multiplication of the hash has mixed them best.
+        # The high bits of the hash are used, which its last multiplication has mixed best.
         left, right = right, left ^ (_mixed(right ^ key) >> np.uint64(64 - half))
     return left << shift | right
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser, a bijection of uint64 whose every output bit depends on every input bit."""
+    """SplitMix64's finaliser, a bijection of uint64 each of whose output bits depends on every input bit.
+
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, with the constants
+    of David Stafford's variant 13.
+    """
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""One image, or those of a batch, out of a source: what is unreadable is named and replaced.
+"""Reading one image or a batch of them out of a source; in place of an unreadable image comes another.
 
 Shapes: B batch, C channels, R resolution.
 """
@@ -19,7 +19,7 @@ from vitgan.data.transforms import reason, to_pixels
 
 
 class Form(Protocol):
-    """What every image is brought to; DataOptions has it."""
+    """The form to which every image is brought; `DataOptions` is one."""
 
     @property
     def resolution(self) -> int: ...
@@ -30,19 +30,19 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read."""
+    """An image that could not be read, by its name in the source, and the reason."""
 
     name: str
     reason: str
 
 
 class Fetched(NamedTuple):
-    """What reading a batch gave.
+    """The result of reading a batch.
 
-    pixels: uint8 (B, C, R, R), or None if no image at all can be read.
-    indices: int64 (B,), which images they are.
-    skipped: the failures.
-    lost: place and reason, where the source cannot be reached; then the rest says nothing.
+    pixels: uint8 (B, C, R, R), or None where no image at all can be read.
+    indices: int64 (B,), the numbers of these images in the source.
+    skipped: the images that could not be read.
+    lost: place and reason where the source cannot be reached, else None; then the other fields mean nothing.
     """
 
     pixels: torch.Tensor | None
@@ -52,13 +52,16 @@ class Fetched(NamedTuple):
 
     @classmethod
     def nothing(cls, skipped: list[Skipped], lost: Unreachable | None = None) -> "Fetched":
-        """No image."""
+        """The result where there are no pixels."""
         none = torch.empty(0, dtype=torch.int64)
         return cls(None, none, skipped, None if lost is None else (lost.place, lost.reason))
 
 
 def fetch(source: Source, form: Form, indices: Sequence[int]) -> Fetched:
-    """Read images; each unreadable one is replaced by the next readable one, round the end of the set."""
+    """Read the images `indices`, in processes of a DataLoader too.
+
+    Each unreadable one is replaced by the next readable one; after the last of the set comes the first.
+    """
     rows, used, skipped = [], [], []
     try:
         with quiet_decoding():
@@ -76,6 +79,7 @@ def fetch(source: Source, form: Form, indices: Sequence[int]) -> Fetched:
 def _readable(
     source: Source, form: Form, wanted: int, skipped: list[Skipped]
 ) -> tuple[int, np.ndarray] | None:
+    """Number and pixels of the first readable image from `wanted` on; adds those before it to `skipped`."""
     for step in range(len(source)):
         index = (wanted + step) % len(source)
         pixels = read_image(source, index, form)
@@ -86,7 +90,7 @@ def _readable(
 
 
 def read_image(source: Source, index: int, form: Form) -> np.ndarray | Skipped:
-    """One image, uint8 (C, R, R), or why there is none. Raises Unreachable."""
+    """One image, uint8 (C, R, R), or why there is none. Raises Unreachable where the source is gone."""
     try:
         if isinstance(source, PackedSource) and source.has(form.resolution, form.channels):
             return source.pixels(index)
@@ -99,13 +103,13 @@ def read_image(source: Source, index: int, form: Form) -> np.ndarray | Skipped:
 
 @contextlib.contextmanager
 def quiet_decoding() -> Iterator[None]:
-    """Within it Pillow's warnings, about metadata, are not shown."""
+    """Within it no warnings are shown: Pillow warns of damaged metadata, which has no part in the pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def mirror(pixels: torch.Tensor, flips: np.ndarray) -> None:
-    """Mirror, in place, those of uint8 (B, C, R, R) whose flip (B,) is 1."""
+    """Mirror left to right, in place, those of the images (B, C, R, R) whose entry in `flips` (B,) is 1."""
     rows = torch.from_numpy(np.flatnonzero(flips)).to(pixels.device)
     pixels[rows] = pixels[rows].flip(3)

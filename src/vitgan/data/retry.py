@@ -1,4 +1,4 @@
-"""A set whose disk or server goes away: nothing of it is damaged, so it is waited for."""
+"""Retrying to read a set of images whose disk or server is out of reach, though nothing is damaged."""
 
 import contextlib
 import errno
@@ -15,18 +15,22 @@ from vitgan.errors import UserError
 logger = logging.getLogger("vitgan")
 Result = TypeVar("Result")
 
+# The numbers of an OSError that say that a disk or a server is gone, not that a file is damaged.
 LOST = frozenset(
     getattr(errno, name)
     for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV", "ENXIO")
     if hasattr(errno, name)
 )
-PATIENCE = "VITGAN_DATA_PATIENCE"
+PATIENCE = "VITGAN_DATA_PATIENCE"  # an environment variable, in seconds
 DEFAULT_PATIENCE = 300.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before
 
 
 class Unreachable(Exception):
-    """What an image is read from cannot be reached: `place`, and the `reason` as one clause."""
+    """Raised where the disk or server that an image is read from cannot be reached.
+
+    place: which it is; reason: why, as one clause.
+    """
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(place, reason)
@@ -35,7 +39,7 @@ class Unreachable(Exception):
 
 @contextlib.contextmanager
 def reaching(root: Path) -> Iterator[None]:
-    """Within it an OSError becomes Unreachable where `root` is gone or the device fails; else it passes."""
+    """A context that turns an OSError into Unreachable where `root` is gone or its device fails."""
     try:
         yield
     except OSError as error:
@@ -45,7 +49,7 @@ def reaching(root: Path) -> Iterator[None]:
 
 
 def _is_gone(root: Path) -> bool:
-    """Whether there is nothing at `root`; the mount point of a disk that is gone is an empty folder."""
+    """Whether `root` is missing or an empty folder, as the mount point of a disk that is gone is."""
     try:
         if not root.is_dir():
             return not root.exists()
@@ -56,10 +60,10 @@ def _is_gone(root: Path) -> bool:
 
 
 class Patience:
-    """Calls something again while it raises Unreachable, with growing pauses; threads wait one after another.
+    """Calls a function again, with growing pauses, while it raises Unreachable; one thread at a time waits.
 
-    The pauses add up to VITGAN_DATA_PATIENCE seconds, 300 unless it is set. One line tells that the waiting
-    begins, another that it is over.
+    The pauses add up to the seconds of the environment variable VITGAN_DATA_PATIENCE, 300 unless it is set. A
+    warning tells that the waiting begins, another that it is over.
     """
 
     def __init__(self) -> None:
@@ -75,7 +79,7 @@ class Patience:
         return Patience()
 
     def __call__(self, read: Callable[[], Result]) -> Result:
-        """What `read` returns. Raises UserError when the patience is at its end."""
+        """What `read` returns. Raises UserError when it still raises Unreachable after all pauses."""
         with contextlib.suppress(Unreachable):
             return read()
         with self._waiting:

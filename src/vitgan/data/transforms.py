@@ -1,4 +1,4 @@
-"""From an opened picture of any kind to uint8 pixels of one size: the only transform, for every source.
+"""The one transform of all sources: from an opened picture of any kind to uint8 pixels of one size.
 
 Shapes: C channels, R resolution.
 """
@@ -12,22 +12,22 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 2**28  # of an encoded picture
-MIN_SIDE = 2
+MAX_BYTES = 2**28  # bytes of an encoded picture
+MIN_SIDE = 2  # pixels
 REDUCING_GAP = 3.0  # a cheap box reduction may bring a picture down to this many times its final side
 
 
 class UnreadableImage(Exception):
-    """A picture that cannot be used; the text is the reason, as one clause."""
+    """Raised for a picture that cannot be used; the text is the reason, as one clause."""
 
 
 def reason(error: Exception) -> str:
-    """What an error says, on one line."""
+    """The text of an error on one line, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_bounded(file: IO[bytes], most: int = MAX_BYTES) -> bytes:
-    """All that is in a file. Raises UnreadableImage above `most` bytes, and reads little more."""
+    """The content of a file. Raises UnreadableImage, before reading all, where it has over `most` bytes."""
     pieces, size = [], 0
     while piece := file.read(2**20):
         pieces.append(piece)
@@ -38,7 +38,10 @@ def read_bounded(file: IO[bytes], most: int = MAX_BYTES) -> bytes:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open an encoded picture by its content, not its suffix; raises UnreadableImage by the header alone."""
+    """Open an encoded picture; its content tells the format, not a suffix, and only its header is read.
+
+    Raises UnreadableImage where it is empty, of no known format, or above 64 megapixels.
+    """
     if not data:
         raise UnreadableImage("the file is empty")
     try:
@@ -55,7 +58,7 @@ def to_pixels(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
 
     The square has the shorter side of the picture, so CelebA's 178 x 218 pixels give the usual 178 x 178.
     Downscaling is Lanczos, upscaling bicubic. Transparency is laid over white, 16-bit samples are scaled to
-    8 bits, of an animation the first frame counts, grey is the ITU-R 601 luminance, and colour profiles are
+    8 bits, an animation gives its first frame, grey is the ITU-R BT.601 luminance, and colour profiles are
     ignored. Raises UnreadableImage above 64 megapixels or below 2 pixels a side, and whatever Pillow raises
     on damaged data.
     """
@@ -66,16 +69,16 @@ def to_pixels(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image, least: int) -> Image.Image:
-    """A picture upright and in RGB, as `to_pixels` has it; a JPEG may come smaller, of `least` pixels a side.
+    """A picture of its own size, upright and in RGB by the rules of `to_pixels`, whose errors it raises.
 
-    Raises as that does.
+    A JPEG may come smaller, decoded at 1/2, 1/4 or 1/8, but not below `least` pixels a side.
     """
     return _decoded(image, least, "RGB")
 
 
 def _decoded(image: Image.Image, least: int, mode: str) -> Image.Image:
     _check_size(image)
-    image.draft(None, (least, least))  # JPEG alone: decodes at 1/2, 1/4 or 1/8 where that is large enough
+    image.draft(None, (least, least))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that is large enough
     return _convert(_upright(image), mode)
 
 
@@ -107,6 +110,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Integers of 16 bits, or floats from 0 to 1, as 0 to 255. Raises UnreadableImage for any others."""
     values: np.ndarray[Any, Any] = np.asarray(image).astype(np.float64)
     if image.mode == "F":
         values = values * 65535.0
@@ -116,6 +120,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, resolution: int) -> Image.Image:
+    """The centre square, of the shorter side of the picture, at `resolution` pixels a side."""
     side = min(image.size)
     if image.size != (side, side):
         left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -16,7 +16,7 @@ from vitgan.data import ImageSet
 from vitgan.engine.gan import Recipe, build_networks
 from vitgan.engine.run_folder import read_run as read_checkpoint
 from vitgan.errors import UserError
-from vitgan.models import Generator
+from vitgan.models import Generator, from_uint8
 from vitgan.models.base import load_weights, within
 from vitgan.terminal import counted
 
@@ -130,7 +130,7 @@ def _networks(recipe: Recipe, images: ImageSet, tensors: dict[str, Tensor], run:
 def _real(images: ImageSet, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
     chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
     labels = None if images.labels is None else images.labels[torch.from_numpy(chosen)]
-    return images.get(chosen.tolist()).float() / 127.5 - 1, labels
+    return from_uint8(images.get(chosen.tolist())), labels
 
 
 @torch.no_grad()

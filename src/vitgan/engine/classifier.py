@@ -22,7 +22,7 @@ from vitgan.engine.recipe import TrainingOptions
 from vitgan.engine.run_folder import read_run
 from vitgan.engine.supervised import OneNetwork, SupervisedRecipe, _refuse_settings_of_a_game, _seeded
 from vitgan.errors import UserError
-from vitgan.models import VisionTransformer, VisionTransformerOptions
+from vitgan.models import VisionTransformer, VisionTransformerOptions, from_uint8
 from vitgan.models.base import load_network
 from vitgan.models.vit import check_transformer
 
@@ -120,7 +120,7 @@ class ClassifierTask(OneNetwork):
     def predictions(self, images: Tensor) -> Tensor:
         """The most probable class of uint8 (N, C, R, R): int64 (N,) on the CPU."""
         parts = [
-            self.network((some.to(self.device).float() / 127.5 - 1).to(self.dtype)).argmax(1).cpu()
+            self.network(from_uint8(some.to(self.device), self.dtype)).argmax(1).cpu()
             for some in images.split(ACCURACY_BATCH)
         ]
         return torch.cat(parts)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitgan.adversarial import Game, Players, train_step
 from vitgan.adversarial.step import Metrics
+from vitgan.compat import compiler_log
 from vitgan.distributed import collectives
 from vitgan.nn import Block, ImplicitOutput, fused_allowed
 from vitgan.spans import recording
@@ -50,7 +51,7 @@ def compile_blocks(mode: Mode, device: torch.device, *networks: nn.Module) -> st
 
 def why_not(device: torch.device) -> str | None:
     """Why nothing can be compiled for `device`, in a clause; None where a small trial works."""
-    log = logging.getLogger("torch._dynamo")
+    log = compiler_log()
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:

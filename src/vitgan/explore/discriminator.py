@@ -24,7 +24,7 @@ from vitgan.explore.page import (
     whole_number,
 )
 from vitgan.latent.projection import picture_of
-from vitgan.models import to_uint8
+from vitgan.models import from_uint8, to_uint8
 from vitgan.models.vit import VisionTransformer
 
 
@@ -94,7 +94,7 @@ def judged(model: Model, image: Tensor, label: int) -> tuple[float, list[Tensor]
     assert model.discriminator is not None, "a run of its own training has one"
     labels = torch.tensor([label]) if model.generator.classes else None
     with model.hooks_lock, reading(model.discriminator) as found:
-        logit = model.discriminator(image.unsqueeze(0).float() / 127.5 - 1, labels).item()
+        logit = model.discriminator(from_uint8(image.unsqueeze(0)), labels).item()
     return logit, [entry.maps[0][0] for entry in found.attention.values() if entry.maps]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from vitgan.data.reading import quiet_decoding
 from vitgan.data.transforms import UnreadableImage, open_image, read_bounded, reason, to_pixels, to_rgb
 from vitgan.errors import UserError
-from vitgan.models import Generator
+from vitgan.models import Generator, from_uint8
 
 MOST_BYTES = 2**25  # of an encoded picture
 MOST_SIDE = 2048  # pixels, of a picture that is kept to be cropped
@@ -201,7 +201,7 @@ def _target(generator: Generator, picture: Tensor, steps: int) -> Tensor:
     if steps < 1:
         raise UserError(f"A search has one step at least, not {steps}.")
     device = next(generator.parameters()).device
-    return (picture.to(device).float() / 127.5 - 1).unsqueeze(0)
+    return from_uint8(picture.to(device)).unsqueeze(0)
 
 
 @torch.no_grad()

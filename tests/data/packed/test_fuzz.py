@@ -1,4 +1,4 @@
-"""A packed folder: its index is right in itself and for the files beside it, or is refused in a sentence."""
+"""Any bytes as the files of a packed folder: it is read as it was packed, or refused in a sentence."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ def write(path: Path, content: bytes) -> File:
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    """Three images in two shards, with labels."""
+    """A packed folder of three labelled images in two shards."""
     images = np.arange(3 * 16, dtype=np.uint8).reshape(3, 1, 4, 4)
     parts = [images[:2], images[2:]]
     shards = tuple(
@@ -66,7 +66,7 @@ def sealed(body: Any) -> bytes:
 
 
 def reads(folder: Path) -> int:
-    """How many images are read; the rest are refused, or the folder is."""
+    """How many images of a folder can be read; 0 where it is refused as a whole."""
     try:
         source = open_packed("set", folder)
     except UserError as error:
@@ -101,7 +101,7 @@ def test_any_index_is_right_or_refused_in_one_sentence(fuzz: Any, packed: Path) 
 
 @pytest.mark.slow
 def test_any_files_of_a_packed_folder_are_read_or_refused(fuzz: Any, packed: Path) -> None:
-    """The index is as it was, or one that vouches for the damage."""
+    """The index is unchanged, or its checksums are made to match the damaged files."""
     names = [shard_name(0), shard_name(1), CHECKSUMS, LABELS]
     files = {name: (packed / name).read_bytes() for name in [*names, INDEX]}
     body = json.loads(files[INDEX])["packed"]

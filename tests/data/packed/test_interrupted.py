@@ -1,4 +1,4 @@
-"""`vitgan data pack`, killed, begun again or begun twice: the same files, or one sentence."""
+"""`vitgan data pack`, killed and resumed or run twice: the same files, or an error in one sentence."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
 def test_killed_before_any_of_its_operations_it_ends_with_the_same_files(
     operation: str, source: str, packed: Path, tmp_path: Path
 ) -> None:
-    """A process kills itself before its n-th call, and the next one goes on."""
+    """A process kills itself before its n-th call of the operation, and the next process resumes."""
     out, number = tmp_path / "killed", 0
     while (killed := _packed_by_a_child(source, out, operation, number)) and number < 40:
         number += 1
@@ -76,7 +76,7 @@ def test_killed_before_any_of_its_operations_it_ends_with_the_same_files(
 
 
 def _packed_by_a_child(source: str, out: Path, operation: str, number: int) -> bool:
-    """Whether the child was killed before that call."""
+    """Pack in a child process that kills itself before call `number`; whether it got so far."""
     child = os.fork()
     if child == 0:
         code, left = 1, [number]
@@ -106,7 +106,7 @@ def _packed_by_a_child(source: str, out: Path, operation: str, number: int) -> b
 
 @contextlib.contextmanager
 def half_packed(source: str, out: Path) -> Iterator[None]:
-    """A packing that stopped after two shards."""
+    """A folder whose packing was interrupted after two shards."""
     found = open_source(source)
     plan = replace(plan_of(found, source, resolution=SIDE, channels=3, shard_mib=1), shard_images=SHARD)
 

@@ -66,7 +66,7 @@ def test_a_set_without_labels_is_packed_without_them(tmp_path: Path) -> None:
 
 
 class Greys:
-    """A source that is computed: image n has the value n everywhere, but every seventh fails."""
+    """A computed source: every pixel of image n has the value n, and every seventh image is unreadable."""
 
     labels: np.ndarray | None = np.arange(COUNT) % 2
     classes: tuple[str, ...] = ("even", "odd")

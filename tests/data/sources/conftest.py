@@ -1,4 +1,4 @@
-"""The sets that the tests of streams share."""
+"""Fixtures of the tests of streams: tar files, sets of the Hub's library, and a web server of tar files."""
 
 import functools
 import http.server
@@ -18,7 +18,7 @@ from web_server import Server
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that know what a test has changed, however this Python starts them by itself."""
+    """Have the DataLoader fork its workers, on every Python, so that they inherit what a test has patched."""
     if "fork" in multiprocessing.get_all_start_methods():
         forking = functools.partial(DataLoader, multiprocessing_context="fork")
         monkeypatch.setattr("vitgan.data.loader.DataLoader", forking)
@@ -26,7 +26,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Three tar files."""
+    """A folder with three tar files of samples."""
     starts = np.cumsum([0, *COUNTS])
     for shard, start in enumerate(starts[:-1]):
         write_tar(tmp_path / f"set-{shard}.tar", members(range(start, start + COUNTS[shard])))
@@ -35,14 +35,14 @@ def shards(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wds(shards: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The three as one source, in windows of at most four samples."""
+    """The three tar files as one `wds:` source, shuffled in windows of at most four samples."""
     monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_SAMPLES", 4)
     return f"wds:{shards}/set-{{0..2}}.tar"
 
 
 @pytest.fixture
 def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An imagefolder of two classes."""
+    """An `hf:` source out of a folder of images, one sub-folder for each of its two classes."""
     pytest.importorskip("datasets")
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_SAMPLES", 4)
@@ -55,7 +55,7 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def hub_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same as tables in two parquet files."""
+    """An `hf:` source with the same images and labels, in two parquet files."""
     library: Any = pytest.importorskip("datasets")
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("vitgan.data.sources.streams.WINDOW_SAMPLES", 4)
@@ -75,7 +75,7 @@ def hub_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def server(
     shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[str, type[Server]]]:
-    """The address of the three shards, and what answers there."""
+    """The `wds:` source of the three tar files on a local web server, and the server's handler."""
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("vitgan.data.sources.tars.PAUSES", (0.0, 0.0, 0.0))
     handler = type("Handler", (Server,), {"folder": str(shards), "asked": []})

@@ -1,4 +1,4 @@
-"""What lies beside images: `dataset.json`, the index of a packed folder, and the headers of arrays."""
+"""Any `dataset.json`, `.npy`, `.npz`, tar file and pattern of names is read, or refused in a sentence."""
 
 import io
 import tarfile

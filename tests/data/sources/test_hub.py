@@ -1,4 +1,4 @@
-"""Sets of the Hub's library."""
+"""`hf:` sources, which the Hugging Face library `datasets` reads."""
 
 import contextlib
 import itertools
@@ -120,7 +120,7 @@ def test_a_set_without_classes_has_no_labels(tmp_path: Path, hub_folder: str) ->
 def test_a_set_of_the_hub_that_is_not_here_is_refused_in_a_sentence_without_the_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The libraries read HF_HUB_OFFLINE=1 as they are imported; this is the same."""
+    """The patch has the effect of HF_HUB_OFFLINE=1, which the libraries read when they are imported."""
     library: Any = pytest.importorskip("datasets")
     asked: list[Any] = []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""What is wrong with a source is said in one sentence."""
+"""A source that cannot be used is refused with a sentence that says what is wrong with it."""
 
 import io
 import sys
@@ -99,7 +99,7 @@ def test_labels_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("resolution", 0), ("workers", -1), ("memory_mib", -1)])
 def test_a_number_out_of_range_names_its_setting(field: str, value: int) -> None:
-    assert f"data.{field}" in sentence("digits", **{field: value})
+    assert f"--data.{field.replace('_', '-')} must be" in sentence("digits", **{field: value})
 
 
 @pytest.mark.parametrize(

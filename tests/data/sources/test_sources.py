@@ -279,7 +279,7 @@ def fingerprint(kind: str, path: Path, files: dict[str, bytes], **changes: Any) 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_fingerprint_is_that_of_the_content(kind: str, tmp_path: Path) -> None:
-    """The same set elsewhere, lazily read or with its labels in use, has the same one; any change shows."""
+    """It is the same in another folder, read lazily or with labels; any change of the content changes it."""
     same = fingerprint(kind, tmp_path / "0", FILES)
     assert fingerprint(kind, tmp_path / "1", FILES, memory_mib=0, labels=True, flip=True) == same
     classes = {"labels": [["a/1.png", 1], ["b/2.png", 0]], "classes": ["a", "b"]}

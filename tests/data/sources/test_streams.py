@@ -1,4 +1,4 @@
-"""`wds:` and `hf:`: sets that are read from beginning to end, shuffled within windows, and gone on with."""
+"""Streams, `wds:` and `hf:`: read from beginning to end, shuffled within windows, and resumed."""
 
 import contextlib
 import io
@@ -19,7 +19,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from streamed import COUNT, SIDE, build, encoded, joined, members, numbers, pixels, take, write_tar
 from vitgan.cli import main
 from vitgan.data import batches, open_source
-from vitgan.data.dataset import StreamImages, StreamReader
+from vitgan.data.dataset import StreamImages
+from vitgan.data.loader import StreamReader
 from vitgan.data.sources.streams import Stream
 from vitgan.data.sources.tars import expand
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
@@ -104,7 +105,7 @@ def test_a_window_reads_its_shards_once(wds: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("kind", ["wds", "hub_folder"])
 def test_what_goes_to_another_process_reads_the_same(kind: str, request: pytest.FixtureRequest) -> None:
-    """Systems that cannot fork send pickles, here of a stream that was in use."""
+    """Where processes are not forked the stream is pickled, here one that has been read from."""
     images = build(request.getfixturevalue(kind))
     assert isinstance(images, StreamImages)
     assert isinstance(images.source, Stream)
@@ -122,7 +123,7 @@ def test_what_goes_to_another_process_reads_the_same(kind: str, request: pytest.
 def test_windows_are_smaller_where_samples_are_large_and_one_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The set has 48 samples of 64 KiB, four to a window."""
+    """The set has 48 samples of 64 KiB each, of which a window takes four."""
     noise = np.random.default_rng(0).integers(0, 256, (146, 146, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG")

@@ -1,4 +1,4 @@
-"""What a tar may hold, and what becomes of a damaged one."""
+"""Tar files as sources: the members that are read, and files that are damaged."""
 
 import contextlib
 import gzip
@@ -59,12 +59,12 @@ def joined_images(taken: list[Batch]) -> torch.Tensor:
 
 
 def altered(data: bytes) -> bytes:
-    """A wrong byte in the header of the fourth sample."""
+    """Overwrite a byte in the header of the fourth sample."""
     return data[: 3 * SAMPLE + 10] + b"?" + data[3 * SAMPLE + 11 :]
 
 
 def long_header(data: bytes) -> bytes:
-    """A name of more than a MiB for the fourth sample."""
+    """Give the fourth sample a name longer than 1 MiB."""
     info = tarfile.TarInfo("name")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**20 + 1
     return data[: 3 * SAMPLE] + info.tobuf(tarfile.GNU_FORMAT) + bytes(2**20 + 512) + data[3 * SAMPLE :]

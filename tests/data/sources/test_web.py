@@ -1,4 +1,4 @@
-"""Tars on a web server that breaks off, refuses, or goes away."""
+"""Tar files on a web server that breaks connections, refuses requests, or goes away."""
 
 from urllib.error import HTTPError
 
@@ -31,7 +31,7 @@ def test_a_web_server_gives_the_same_stream(server: tuple[str, type[Server]], wd
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(
     ranges: bool, server: tuple[str, type[Server]], wds: str
 ) -> None:
-    """A server that knows no ranges sends the file anew: what is known of it is passed over."""
+    """A server without range requests sends the whole file again, and what was read before is skipped."""
     web, handler = server
     images = build(web)
     handler.breaking, handler.ranges = 4 if ranges else 2, ranges

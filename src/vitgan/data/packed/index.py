@@ -1,8 +1,9 @@
-"""What lies in a packed folder: `index.json`, and the arrays that it vouches for.
+"""The files of a packed folder: `index.json`, and the arrays whose sizes and hashes it holds.
 
-`index.json` holds {"packed": body, "sha256": of the body}. Shapes: N images, n of one shard, C channels,
-R resolution. `images-00000.npy` and so on: uint8 (n, C, R, R); `checksums.npy`: uint32 (N,), CRC-32 of each
-image; `labels.npy`: int64 (N,), if there are labels; `skipped.jsonl`: the images that were left out.
+`index.json` is sealed (`vitgan.io.sealed`): {"packed": body, "sha256": hash of the body}. The images are in
+`images-00000.npy` and so on, uint8 (n, C, R, R); `checksums.npy`, uint32 (N,), has the CRC-32 of each image;
+`labels.npy`, int64 (N,), is there if there are labels; `skipped.jsonl` names the images that were left out.
+Shapes: N images, n of one shard, C channels, R resolution.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vitgan.errors import UserError
-from vitgan.io import replacing
+from vitgan.io import BrokenSeal, replacing, sealed, unsealed
 
 FORMAT = 1
 INDEX, CHECKSUMS, LABELS, SKIPPED = "index.json", "checksums.npy", "labels.npy", "skipped.jsonl"
@@ -27,7 +28,7 @@ Value = TypeVar("Value")
 
 
 class Damaged(Exception):
-    """A file of a packed folder that is not as it was written; the text says what, as one clause."""
+    """A file of a packed folder is not as it was written; the text is a clause that says in what way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +41,35 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is packed, and how: two packings of one plan give the same files."""
+    """What is packed, and in which form: two packings by the same plan give the same files."""
 
     source: str
-    """Its name, or the last part of its path."""
+    """The name of the source, or the last part of its path."""
     origin: str
-    """SHA-256 of the source's names, sizes and labels."""
+    """The SHA-256 of the source's number of images, classes, labels and content."""
     resolution: int
     channels: int
     shard_images: int
-    """In every shard but the last."""
+    """The number of images in every shard but the last, which has no more."""
 
     @property
     def image_bytes(self) -> int:
-        """Of one image."""
+        """The size of one image in bytes, C x R x R."""
         return self.channels * self.resolution**2
 
     def header(self, images: int) -> bytes:
-        """That of a shard of `images` images."""
+        """The first 128 bytes of the file of a shard of `images` images."""
         return npy_header("|u1", (images, self.channels, self.resolution, self.resolution))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """The body of `index.json`."""
+    """The body of `index.json`.
+
+    plan: what was packed; count: N; classes: their names; labels: whether there are any; skipped: the number
+    of images that were left out; shards: file name, number of images and file of each; arrays: the other
+    files.
+    """
 
     plan: Plan
     count: int
@@ -71,11 +77,10 @@ class Index:
     labels: bool
     skipped: int
     shards: tuple[tuple[str, int, File], ...]
-    """File name, number of images, file."""
     arrays: Mapping[str, File]
 
     def body(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The fields, ready for JSON."""
         shards = [{"file": name, "images": n, **asdict(file)} for name, n, file in self.shards]
         return {
             "format": FORMAT,
@@ -101,14 +106,8 @@ def npy_header(kind: str, shape: tuple[int, ...]) -> bytes:
     return start + text.ljust(HEADER - 11) + b"\n"
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's content, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def written(path: Path, parts: Iterable[bytes]) -> File:
-    """Write `parts` to `path`, whole or not at all; gives size and hash."""
+    """Write `parts`, one after another, to the file `path`, atomically; returns the file's size and hash."""
     digest, size = hashlib.sha256(), 0
     with replacing(path) as temporary, temporary.open("wb") as file:
         for part in parts:
@@ -120,24 +119,30 @@ def written(path: Path, parts: Iterable[bytes]) -> File:
 
 
 def write_checked(path: Path, key: str, body: Any) -> None:
-    """Write {key: body, "sha256": of the body} to `path`, whole or not at all."""
-    written(path, [json.dumps({key: body, "sha256": _sha256(body)}, indent=1).encode() + b"\n"])
+    """Write `sealed(key, body)` to the file `path`, whole or not at all."""
+    written(path, [json.dumps(sealed(key, body), indent=1).encode() + b"\n"])
 
 
 def read_checked(path: Path, key: str) -> Any:
-    """What `write_checked` wrote. Raises Damaged, and OSError where the file cannot be read."""
+    """The body that `write_checked` wrote. Raises Damaged, and OSError where the file cannot be read.
+
+    It is not held to the size and characters of `vitgan.io.read_json`: a million images may have been left
+    out, and the names of files need not be text.
+    """
     try:
-        whole = json.loads(path.read_bytes())
-        body, checksum = whole[key], whole["sha256"]
-        if checksum != _sha256(body):
-            raise Damaged(f"{path.name} does not match its checksum")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return unsealed(json.loads(path.read_bytes()), key)
+    except BrokenSeal as error:
+        raise Damaged(f"{path.name} does not match its checksum") from error
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} is not as it was written") from error
-    return body
 
 
 def read_index(folder: Path) -> Index:
-    """The index of a packed folder, checked in itself. Raises Damaged, or UserError for a newer format."""
+    """The index of a packed folder, whose numbers were found to agree with each other.
+
+    Raises Damaged where they do not, UserError where a newer version wrote it, OSError where it cannot be
+    read.
+    """
     body = read_checked(folder / INDEX, "packed")
     try:
         version = _get(body, "format", int)
@@ -174,7 +179,10 @@ def _parsed(body: dict[str, Any]) -> Index:
 
 
 def read_plan(body: dict[str, Any]) -> Plan:
-    """The plan in a body. Raises ValueError, KeyError or TypeError where there is none."""
+    """The plan in the body of `index.json` or `plan.json`.
+
+    Raises ValueError, KeyError or TypeError where there is none.
+    """
     plan = Plan(
         source=_get(body, "source", str),
         origin=_get(body, "origin", str),
@@ -189,6 +197,7 @@ def read_plan(body: dict[str, Any]) -> Plan:
 
 
 def _check(index: Index) -> None:
+    """Raise ValueError, naming the field, where the numbers of an index do not agree with each other."""
     plan, sizes = index.plan, [images for _, images, _ in index.shards]
     _require(index.count > 0 and sum(sizes) == index.count, "count")
     _require(all(size == plan.shard_images for size in sizes[:-1]), "shards")
@@ -206,6 +215,7 @@ def _check(index: Index) -> None:
 
 
 def _get(body: Any, key: str, kind: type[Value]) -> Value:
+    """The value of a key. Raises KeyError where it is missing, ValueError where it is of another type."""
     value = body[key]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(key)
@@ -219,7 +229,3 @@ def _file(body: Any) -> File:
 def _require(holds: bool, what: str) -> None:
     if not holds:
         raise ValueError(what)
-
-
-def _sha256(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

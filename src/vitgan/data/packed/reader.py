@@ -1,6 +1,6 @@
-"""A packed folder: images of one size in a few large files, read at random in constant memory.
+"""A packed folder as a source: images of one size in a few large files, read at random in constant memory.
 
-Shapes: N images, C channels, R resolution. The files are those of `vitgan.data.packed.index`.
+Its files are described in `vitgan.data.packed.index`. Shapes: N images, C channels, R resolution.
 """
 
 import os
@@ -24,19 +24,19 @@ from vitgan.data.packed.index import (
     Index,
     npy_header,
     read_index,
-    sha256_of,
     shard_name,
 )
 from vitgan.data.retry import Unreachable, reaching
 from vitgan.data.transforms import UnreadableImage
 from vitgan.errors import UserError
+from vitgan.io import sha256_of
 
-MOST_OPEN = 64  # files at once in one process
-PACKING = ".packing"  # the folder within that is there while a packing is not finished
+MOST_OPEN = 64  # files that one process keeps open
+PACKING = ".packing"  # a folder within the packed one, which is there while the packing is not finished
 
 
 class PackedSource:
-    """The images of a packed folder; each is held to its checksum whenever it is read.
+    """The images of a packed folder; whenever one is read, it is compared with its checksum.
 
     It reads from the files rather than mapping them: memory stays constant, and a disk that fails or a file
     that is cut short is an error, where a mapping would end the process.
@@ -56,7 +56,7 @@ class PackedSource:
         return f"image {row} of {shard_name(shard)}"
 
     def has(self, resolution: int, channels: int) -> bool:
-        """Whether `pixels` are of this form."""
+        """Whether `pixels` gives images of this form, so that none has to be transformed."""
         return (resolution, channels) == (self.index.plan.resolution, self.index.plan.channels)
 
     def pixels(self, index: int) -> np.ndarray:
@@ -71,17 +71,17 @@ class PackedSource:
         return np.frombuffer(data, np.uint8).reshape(plan.channels, side, side).copy()
 
     def picture(self, index: int) -> Image.Image:
-        """One image, as a picture; errors as `pixels`."""
+        """One image as a picture. Raises UnreadableImage where it does not match its checksum."""
         pixels = self.pixels(index).transpose(1, 2, 0)  # (R, R, C)
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else np.ascontiguousarray(pixels))
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: the hash of each shard."""
+        """The hash of each shard, which tells this set from any other."""
         for name, _, file in self.index.shards:
             yield f"{name} {file.sha256}\n".encode()
 
     def damaged(self) -> Iterator[str]:
-        """The files, one after the other, that do not match their SHA-256; reads all of them."""
+        """The names of the files that do not match their SHA-256; every file is read whole."""
         shards = {name: file for name, _, file in self.index.shards}
         for name, file in {**shards, **self.index.arrays}.items():
             try:
@@ -93,7 +93,7 @@ class PackedSource:
 
 
 class _Files:
-    """Files of a folder, opened as they are needed and the most recent kept open; forks share them."""
+    """The files of a folder, opened when needed; those read last stay open, in forked processes too."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,17 +107,20 @@ class _Files:
         self.__init__(state["folder"])
 
     def read(self, name: str, start: int, size: int) -> bytes:
-        """At most `size` bytes. Raises Unreachable where the folder is gone, else OSError."""
+        """At most `size` bytes of a file from `start` on.
+
+        Raises Unreachable where the folder is gone, OSError where it is not and the file cannot be read.
+        """
         with self._lock:
             try:
                 with reaching(self.folder):
                     return _read_at(self._handle(name), start, size)
             except Unreachable:
-                self.close()  # of files that may come back as others
+                self.close()  # the files may come back as others
                 raise
 
     def close(self) -> None:
-        """Close all."""
+        """Close all files; what is read next opens its file again."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -144,7 +147,7 @@ def _read_at(handle: int, start: int, size: int) -> bytes:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether `folder` is a packed one, damaged or not finished ones included."""
+    """Whether `folder` is a packed one, even if it is damaged or not finished."""
     if (folder / PACKING).is_dir():
         return True
     try:
@@ -157,8 +160,8 @@ def is_packed(folder: Path) -> bool:
 def open_packed(name: str, folder: Path) -> PackedSource:
     """The images of a packed folder.
 
-    The index is held to its checksum and to itself, and every file to the size, the kind and the shape that
-    the index says. Raises UserError where anything differs.
+    Checked are the index, by its hash and in itself; the checksums and labels, by their hashes; and the size,
+    type and shape of every file. Raises UserError where anything differs.
     """
     if not (folder / INDEX).exists():
         raise UserError(f"{name} is not packed to its end: give the same `vitgan data pack` command again.")
@@ -179,6 +182,7 @@ def open_packed(name: str, folder: Path) -> PackedSource:
 
 
 def _labels(folder: Path, index: Index) -> np.ndarray | None:
+    """The labels int64 (N,), or None where there are none. Raises Damaged."""
     if not index.labels:
         return None
     header = npy_header("<i8", (index.count,))
@@ -192,6 +196,7 @@ def _labels(folder: Path, index: Index) -> np.ndarray | None:
 
 
 def _check_file(folder: Path, name: str, file: File, header: bytes | None = None) -> None:
+    """Raise Damaged where a file is missing, a link, of another size, or does not begin with `header`."""
     path = folder / name
     if path.is_symlink():
         raise Damaged(f"{name} is a link")

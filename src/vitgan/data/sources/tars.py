@@ -1,7 +1,7 @@
-"""`wds:`: tar files of samples in the layout of webdataset, on this machine or a web server.
+"""The source `wds:TARS`: tar files of samples in the layout of webdataset, on this machine or a web server.
 
-The members of a sample have one name up to the first dot of the base name: the first that ends as an image
-is its image, `.cls` its class.
+The members of a sample have the same name up to the first dot of the base name. The first of them whose name
+ends as that of an image is its image; `.cls`, or "label" in `.json`, is the number of its class.
 """
 
 import contextlib
@@ -24,21 +24,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitgan.compat import BoundedHeader, next_member
 from vitgan.config import brief
 from vitgan.data.retry import Unreachable, reaching
+from vitgan.data.sources.arrays import MOST_CLASSES
 from vitgan.data.sources.files import SUFFIXES
-from vitgan.data.sources.streams import Sample, Stream
+from vitgan.data.sources.streams import Sample, Stream, read_count, write_count
 from vitgan.data.transforms import reason
 from vitgan.errors import UserError
-from vitgan.io import replacing
 
+logger = logging.getLogger("vitgan")
 MOST_SHARDS = 100_000
-MOST_PATTERN, MOST_BRACES = 4096, 20  # characters, and of them opening braces
+MOST_PATTERN, MOST_BRACES = 4096, 20  # characters, and opening braces among them
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
+# --- Names with {000..099} and {a,b}
+
+
 def expand(pattern: str) -> list[str]:
-    """The names of a pattern: {000..099} counts, {a,b} lists. Raises UserError above 100,000."""
+    """The names that a pattern stands for: {000..099} counts, {a,b} lists. Raises UserError above 100,000."""
     if len(pattern) > MOST_PATTERN or pattern.count("{") > MOST_BRACES:
         raise UserError(f"{brief(pattern)} is too long, or has more than {MOST_BRACES} braces: shorten it.")
     names = list(itertools.islice(_expanded(pattern), MOST_SHARDS + 1))
@@ -59,7 +64,7 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 
 def _closing(pattern: str, opening: int) -> int:
-    """Where the brace that opens there closes; -1 where it does not, or none opens."""
+    """The place of the brace that closes the one at `opening`; -1 where there is none, or `opening` is -1."""
     depth = 0
     for place in range(opening, len(pattern)) if opening >= 0 else ():
         depth += {"{": 1, "}": -1}.get(pattern[place], 0)
@@ -82,15 +87,17 @@ def _choices(inside: str) -> Iterator[str]:
             start = place + 1
 
 
-TIMEOUT = 30.0  # seconds without an answer
+# --- Files of a web server
+
+TIMEOUT = 30.0  # seconds without an answer after which a connection is given up
 PAUSES = (0.5, 1.0, 2.0)  # seconds before each new try
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth to ask again
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be gone at the next try
 
 
 class WebFile:
-    """The file of a URL, for `read` alone. A connection that breaks is taken up again where it broke.
+    """The file of a URL, which can only be read on. After a broken connection it goes on where it broke.
 
-    size: in bytes, or None; tag: the server's ETag or date of the file, or "".
+    size: in bytes, or None where the server does not say; tag: the server's ETag or date of the file, or "".
     """
 
     def __init__(self, url: str) -> None:
@@ -107,7 +114,7 @@ class WebFile:
         self.close()
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, b"" at the end. Raises Unreachable where some tries have failed."""
+        """At most `size` bytes, b"" at the end. Raises Unreachable where four tries have failed."""
         for pause in (*PAUSES, None):
             try:
                 return self._read(size)
@@ -155,18 +162,20 @@ def _pass_over(answer: Any, count: int) -> None:
         count -= len(data)
 
 
-logger = logging.getLogger("vitgan")
-MAX_MEMBER = 2**26  # bytes
-MAX_TEXT = 2**20  # bytes of a label's file, and of the names of one member
-MOST_CLASSES = 1_000_000
+# --- The stream
+
+MAX_MEMBER = 2**26  # bytes of an image
+MAX_TEXT = 2**20  # bytes of the file of a label
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
-_ENDS = ("EmptyHeaderError", "InvalidHeaderError", "TruncatedHeaderError")  # by name: no type stub has them
-BROKEN: tuple[type[tarfile.TarError], ...] = tuple(getattr(tarfile, name) for name in _ENDS)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a tar file holds: samples, bytes of their images, labels if all have one, hash of its members."""
+    """What was counted in a tar file.
+
+    count: its samples; size: the bytes of their images; labels: one a sample, None where one is missing;
+    digest: the SHA-256 of the names, sizes and labels of its samples.
+    """
 
     count: int
     size: int
@@ -175,7 +184,7 @@ class Shard:
 
 
 class TarStream(Stream):
-    """The samples of tar files; a shard that is damaged ends where the damage begins."""
+    """The samples of tar files, each file a shard; a damaged file ends where the damage begins."""
 
     def __init__(self, urls: list[str], shards: list[Shard]) -> None:
         counts = [shard.count for shard in shards]
@@ -188,7 +197,7 @@ class TarStream(Stream):
         self.classes = tuple(str(number) for number in range(highest + 1))
 
     def read(self, shard: int, start: int) -> Iterator[Sample]:
-        """The samples of a shard from number `start` on. Raises Unreachable."""
+        """The samples of a shard from its number `start` on. Raises Unreachable where the file is gone."""
         first, count, number = int(self.offsets[shard]), self.counts[shard], start
         place = self.urls[shard].rsplit("/", 1)[-1]
         for group in _groups(self.urls[shard], data_from=start):
@@ -199,14 +208,15 @@ class TarStream(Stream):
             yield Sample(first + missing, f"sample {missing} in {place}", None, "the file ends before it")
 
     def content(self) -> Iterator[bytes]:
-        """What tells this set from any other: the names and sizes of its members."""
+        """Hashes of the names and sizes of the members, which tell this set from any other."""
         yield from (f"file {number} {digest}".encode() for number, digest in enumerate(self._digests))
 
 
 def open_tars(source: str, cache: Path) -> TarStream:
     """The samples of `wds:` and tar files, joined by `::`, with {000..099} and {a,b} in their names.
 
-    What was counted in files of a web server is kept in `cache`/counts. Raises UserError.
+    What was counted in files of a web server is kept in the folder `cache`/counts. Raises UserError where a
+    file cannot be read, or none has an image.
     """
     urls = [url for part in source.removeprefix("wds:").split("::") for url in expand(part)]
     for url in urls:
@@ -237,6 +247,7 @@ def _is_web(url: str) -> bool:
 
 
 def _counted(url: str, cache: Path) -> Shard:
+    """What is in a tar file; of one on a web server it is remembered in the folder `cache`."""
     try:
         if not _is_web(url):
             return _scan(url)
@@ -245,17 +256,15 @@ def _counted(url: str, cache: Path) -> Shard:
     except Unreachable as loss:
         raise UserError(f"{url} cannot be read ({loss.reason}): check the address and the network.") from loss
     path = cache / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Shard(**json.loads(path.read_bytes()))
+    with contextlib.suppress(TypeError):  # it is not there, or damaged
+        return Shard(**read_count(path))
     shard = _scan(url)
-    with contextlib.suppress(OSError):  # it is counted again the next time
-        cache.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(asdict(shard)), "utf-8")
+    write_count(path, asdict(shard))
     return shard
 
 
 def _scan(url: str) -> Shard:
+    """What is in a tar file, which is read to its end. Raises UserError where it cannot be reached."""
     size, digest, labels = 0, hashlib.sha256(), list[int | None]()
     try:
         for group in _groups(url, data_from=None):
@@ -270,7 +279,11 @@ def _scan(url: str) -> Shard:
 
 @dataclass
 class _Group:
-    """A sample as its members come: number in the shard, key, name, size and content of the image, label."""
+    """A sample, filled in as its members are met.
+
+    number: in its shard; key: the name that its members share; name, size, data: of its image, with the
+    reason why there is no data; label: the number of its class, or None.
+    """
 
     number: int
     key: str
@@ -282,10 +295,10 @@ class _Group:
 
 
 def _groups(url: str, data_from: int | None) -> Iterator[_Group]:
-    """Samples of a tar file that have an image: with its content from number `data_from` on, else the label.
+    """The samples of a tar file that have an image, which is read from sample number `data_from` on.
 
-    They end where the file is damaged: with the sample there, unless its label is among what is lost. Raises
-    Unreachable.
+    With None no image is read, but the labels are. A damaged file ends with the sample in which the damage
+    is, and before it where that sample has lost its label. Raises Unreachable where the file is gone.
     """
     group, labelled = _Group(0, ""), True
     try:
@@ -300,14 +313,14 @@ def _groups(url: str, data_from: int | None) -> Iterator[_Group]:
     except DAMAGE as error:
         if data_from is None:
             logger.warning("%s is damaged (%s): what comes before is used.", url, reason(error))
-            if labelled and group.label is None:  # it would cost the whole set its labels
+            if labelled and group.label is None:  # one sample without a label would leave the set without any
                 return
     if group.name:
         yield group
 
 
 def _take(group: _Group, found: "_Found", suffix: str, data_from: int | None) -> None:
-    """What a member adds to its sample."""
+    """Add to the sample what one of its members says."""
     if not group.name and found.info.name.lower().endswith(SUFFIXES):
         group.name, group.size = found.info.name, found.info.size
         if data_from is not None and group.number >= data_from:
@@ -317,18 +330,18 @@ def _take(group: _Group, found: "_Found", suffix: str, data_from: int | None) ->
 
 
 class _Found(NamedTuple):
-    """A member of a tar that is being read."""
+    """A plain file in a tar that is being read."""
 
     url: str
     tar: tarfile.TarFile
     info: tarfile.TarInfo
 
     def read(self, most: int) -> tuple[bytes | None, str]:
-        """What is in it, or None and why there is nothing. Raises Unreachable."""
+        """The content of at most `most` bytes and "", or None and why there is none. Raises Unreachable."""
         if self.info.size > most:
             return None, f"it is larger than {most // 2**20} MiB"
         file = self.tar.extractfile(self.info)
-        assert file is not None, "it is a plain file"
+        assert file is not None, "only plain files are asked for"
         try:
             with _reaching(self.url), file:
                 return file.read(), ""
@@ -337,48 +350,33 @@ class _Found(NamedTuple):
 
 
 def _members(url: str) -> Iterator[_Found]:
-    """The plain files of a tar whose names lead nowhere outside. Raises DAMAGE, and Unreachable."""
+    """The plain files of a tar whose names do not lead outside a folder that it would be unpacked into.
+
+    Raises one of DAMAGE where the tar is damaged, Unreachable where it is gone.
+    """
     with contextlib.ExitStack() as stack:
         if _is_web(url):
             file: Any = stack.enter_context(WebFile(url))
-            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member))
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|*", tarinfo=BoundedHeader))
         else:
             with _reaching(url):
-                tar = stack.enter_context(tarfile.open(Path(url).expanduser(), "r:*", tarinfo=_Member))
+                tar = stack.enter_context(tarfile.open(Path(url).expanduser(), "r:*", tarinfo=BoundedHeader))
         while (member := _next(tar, url)) is not None:
             if member.isreg() and not _leads_outside(member.name):
                 yield _Found(url, tar, member)
 
 
 def _next(tar: tarfile.TarFile, url: str) -> tarfile.TarInfo | None:
-    vars(tar)["members"] = []  # it would keep a note of every one
     with _reaching(url):
-        return tar.next()
+        return next_member(tar)
 
 
 def _reaching(url: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if _is_web(url) else reaching(Path(url).expanduser())
 
 
-class _Member(tarfile.TarInfo):
-    """Refuses headers whose text, read whole, would fill the memory, and those that are broken or cut off."""
-
-    @classmethod
-    def fromtarfile(cls, file: tarfile.TarFile) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            return super().fromtarfile(file)
-        except BROKEN as error:  # which tarfile would take for the end of the file
-            raise tarfile.ReadError(reason(error)) from error
-
-    def _proc_member(self, file: tarfile.TarFile) -> Any:
-        texts = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-        texts += (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-        if self.type in texts and self.size > MAX_TEXT:
-            raise tarfile.ReadError("a header is longer than 1 MiB")
-        return super()._proc_member(file)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def _label(suffix: str, text: bytes) -> int | None:
+    """The number of a class that a member with the suffix "cls" or "json" holds; None where it holds none."""
     try:
         label = json.loads(text)
     except (ValueError, RecursionError):
@@ -391,7 +389,7 @@ def _label(suffix: str, text: bytes) -> int | None:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The key of a member, its name up to the first dot of the base name, and what follows that."""
+    """The name of a member up to the first dot of its base name, and what follows that dot."""
     folder, _, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return f"{folder}/{stem}", suffix.lower()
