@@ -56,6 +56,20 @@ def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None)
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
+def sample_path(run: Path, images_seen: int) -> Path:
+    """Where a run keeps the sample grid that it drew after `images_seen` images."""
+    return run / "samples" / f"{images_seen:012d}.png"
+
+
+def sample_files(run: Path) -> list[Path]:
+    """The sample grids of the run in the folder `run`, in the order of training.
+
+    The name of each is a number of images seen; other pictures beside them are left out.
+    """
+    named = (path for path in (run / "samples").glob("*.png") if path.stem.isdecimal())
+    return sorted(named, key=lambda path: int(path.stem))
+
+
 def save_images(path: Path, images: torch.Tensor) -> None:
     """Writes uint8 (N, C, H, W) as the ending of `path` says; folders that are missing are made.
 

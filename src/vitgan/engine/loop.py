@@ -24,7 +24,7 @@ from vitgan.engine.checkpoint import data_facts, prune, restore, save_checkpoint
 from vitgan.engine.environment import environment
 from vitgan.engine.evaluation import Watch
 from vitgan.engine.recipe import RunRecipe
-from vitgan.engine.records import MOST_SAMPLES, Diverged, Records, StepMetrics, passed, spacing
+from vitgan.engine.records import Diverged, Records, StepMetrics, passed, sample_spacing, spacing
 from vitgan.engine.task import Task
 from vitgan.metrics import Evaluation
 
@@ -183,7 +183,7 @@ class Run:
         scores = self._evaluate() if self._watch and self._due(self.evaluation.every) else {}
         if scores or self._due(spacing(self.options.log_every, self.images_seen, MOST_LINES)):
             self._write_log(scores)
-        if self._due(spacing(self.options.sample_every, self.images_seen, MOST_SAMPLES)):
+        if self._due(sample_spacing(self.options, self.images_seen)):
             self._sample()
         marks = (self.options.checkpoint_every, self.options.keep_every)
         waited = self.seconds - self._saved_seconds

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from vitgan.distributed import collectives
 from vitgan.engine.environment import environment
-from vitgan.engine.grid import save_png
+from vitgan.engine.grid import sample_files, sample_path, save_png
 from vitgan.engine.loggers import RunLog
 from vitgan.engine.progress import Progress
-from vitgan.engine.recipe import RunRecipe
+from vitgan.engine.recipe import RunRecipe, TrainingOptions
 from vitgan.engine.report import write_report
 from vitgan.errors import UserError
 from vitgan.io import replacing
@@ -42,6 +42,18 @@ def spacing(every: int, images_seen: int, most: int) -> int:
     while images_seen > most * every:
         every *= 2
     return every
+
+
+MOST_SAMPLES = 200  # sample grids that stay, evenly spread over the run
+
+
+def sample_spacing(options: TrainingOptions, images_seen: int) -> int:
+    """Images between two sample grids of a run that has seen `images_seen` images.
+
+    It is `options.sample_every`, doubled as the run grows: grids off the wider spacing are not drawn, and
+    those that were drawn before are deleted.
+    """
+    return spacing(options.sample_every, images_seen, MOST_SAMPLES)
 
 
 # In the order in which a step computes them: the first that is wrong is where it went wrong.
@@ -127,7 +139,6 @@ class StepMetrics:
 
 EVENTS, HEARTBEAT = "events.jsonl", "heartbeat.json"
 SECONDS_BETWEEN_BEATS = 10.0
-MOST_SAMPLES = 200  # pictures that stay, evenly spread over the run
 
 
 class Records:
@@ -195,21 +206,20 @@ class Records:
 
     def sample(self, images_seen: int, picture: Image.Image) -> None:
         """Keep a picture, and only as many of the earlier ones as show the run evenly."""
-        folder = self.folder / "samples"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{images_seen:012d}.png"
+        path = sample_path(self.folder, images_seen)
+        path.parent.mkdir(exist_ok=True)
         save_png(path, picture)
         self.log.sample(images_seen, path)
         options = self.recipe.training
-        every = spacing(options.sample_every, images_seen, MOST_SAMPLES)
-        earlier = [p for p in folder.glob("*.png") if p.stem.isdecimal() and int(p.stem) < images_seen]
-        for old in earlier:
-            if not passed(int(old.stem), every, options.batch):
+        every = sample_spacing(options, images_seen)
+        for old in sample_files(self.folder):
+            seen = int(old.stem)
+            if seen < images_seen and not passed(seen, every, options.batch):
                 old.unlink(missing_ok=True)
 
     def has_sample(self, images_seen: int) -> bool:
         """Whether the picture at `images_seen` is there."""
-        return (self.folder / "samples" / f"{images_seen:012d}.png").exists()
+        return sample_path(self.folder, images_seen).exists()
 
     def diverged(self, error: Diverged, clocks: Mapping[str, float]) -> None:
         """The step that went wrong, with all of its numbers, in log and events."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitgan.engine.grid import sample_files
 from vitgan.engine.loggers import GROUPS, read_log, split_key
 from vitgan.io import replacing
 
@@ -143,7 +144,7 @@ def _inline(svg: str, prefix: str) -> str:
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
-MOST_SAMPLES = 12
+MOST_SHOWN = 12  # sample grids on the page
 # A base64 character holds 6 bits: with the curves, a page of less than 2 MB.
 BYTES_OF_LAST_SAMPLE, BYTES_OF_EARLIER_SAMPLE = 400_000, 50_000
 LINES_OF_END = 10  # "at the end" is the mean of so many of the log's last lines
@@ -190,7 +191,7 @@ def _sections(folder: Path, recipe: dict, environment: dict[str, str]) -> list[s
     lines = read_log(folder)
     return [
         _facts(lines),
-        _section("Samples", _samples(sorted(_sample_files(folder), key=lambda path: int(path.stem)))),
+        _section("Samples", _samples(sample_files(folder))),
         _section("Curves", _curves(lines)),
         _section("Settings", _settings_tables(recipe)),
         _section("Versions and hardware", _table("Environment", list(environment.items()))),
@@ -229,14 +230,10 @@ def _curves(lines: list[dict]) -> str:
     return f'<p class="note">{note}</p>\n<div class="curves">{"".join(figures)}</div>'
 
 
-def _sample_files(folder: Path) -> list[Path]:
-    return [path for path in (folder / "samples").glob("*.png") if path.stem.isdigit()]
-
-
 def _samples(files: list[Path]) -> str:
     if not files:
         return "<p>No samples yet.</p>"
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(MOST_SAMPLES, len(files))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(MOST_SHOWN, len(files))).round().astype(int))
     *earlier, last = [files[index] for index in chosen]
     strip = "".join(_picture(path, BYTES_OF_EARLIER_SAMPLE) for path in earlier)
     latest = f'<div class="latest">{_picture(last, BYTES_OF_LAST_SAMPLE)}</div>'

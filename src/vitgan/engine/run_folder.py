@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,13 +29,14 @@ from vitgan.engine.checkpoint import (
 )
 from vitgan.engine.evaluation import best_evaluation
 from vitgan.engine.gan import Recipe
+from vitgan.engine.grid import sample_files
 from vitgan.engine.recipe import RunRecipe, read_recipe
 from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
 from vitgan.engine.schema import FORMAT, whole_number
 from vitgan.errors import UserError, did_you_mean
 from vitgan.io import read_json, replacing, try_lock
 from vitgan.metrics.protocol import headline
-from vitgan.models import Generator
+from vitgan.models import Discriminator, Generator
 from vitgan.models.base import load_network
 
 RECIPE, LOCK = "recipe.json", ".lock"
@@ -134,20 +136,41 @@ def load_generator(run: str | Path) -> Generator:
 
 
 def read_generator(run: str | Path) -> tuple[Generator, dict[str, Any]]:
-    """`load_generator`'s, and the description of the checkpoint that it comes from."""
+    """The generator as `load_generator` returns it, and the description of the checkpoint it comes from."""
     tensors, description = read_run(Path(run))
+    return build_generator(tensors, description, run), description
+
+
+def build_generator(tensors: dict[str, Tensor], description: dict[str, Any], run: str | Path) -> Generator:
+    """The averaged generator of what `read_run` read from `run`, on the CPU, frozen and in eval mode.
+
+    Raises UserError where `run` has no generator, or the tensors do not fit its recipe.
+    """
+    build = _game(description, run).generator.build
+    return load_network(partial(build, **_sizes(description, run)), tensors, "average", run)
+
+
+def build_discriminator(
+    tensors: dict[str, Tensor], description: dict[str, Any], run: str | Path
+) -> Discriminator | None:
+    """The discriminator, as `build_generator` builds the generator; None where `run` is an exported one."""
+    if not any(name.startswith("discriminator.") for name in tensors):
+        return None
+    build = _game(description, run).discriminator.build
+    return load_network(partial(build, **_sizes(description, run)), tensors, "discriminator", run)
+
+
+def _game(description: dict[str, Any], run: str | Path) -> Recipe:
     recipe = recipe_of(description)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{run} holds {recipe.draws_nothing}")
-    generator = load_network(
-        lambda: recipe.generator.build(
-            resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
-        ),
-        tensors,
-        "average",
-        run,
-    )
-    return generator, description
+    return recipe
+
+
+def _sizes(description: dict[str, Any], run: str | Path) -> dict[str, int]:
+    """What the networks of `run` are built for."""
+    data = _game(description, run).data
+    return {"resolution": data.resolution, "channels": data.channels, "classes": description["classes"]}
 
 
 def is_run(path: Path) -> bool:
@@ -228,7 +251,7 @@ def facts(run: Path) -> dict[str, Any]:
     recipe, beat = _object(run / RECIPE), _object(run / HEARTBEAT)
     data = recipe.get("data")
     saved = [int(path.name) for path in checkpoints(run)]
-    pictures = sorted((run / "samples").glob("[0-9]*.png"))
+    pictures = sample_files(run)
     return {
         "run": run.name,
         "recipe": _text(recipe.get("name")),
