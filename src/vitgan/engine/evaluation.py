@@ -1,4 +1,4 @@
-"""Scores of a run while it trains, and its best checkpoint."""
+"""Evaluation of a run while it trains, and its best checkpoint."""
 
 import json
 import shutil
@@ -48,17 +48,17 @@ class Watch:
         )
 
     def score(self, generator: Generator) -> Evaluation:
-        """Measures."""
+        """Evaluate `generator` against the run's images."""
         return self.evaluator.score(generator)
 
     def note(self, found: Evaluation, images_seen: int) -> None:
-        """Appends the numbers with their protocol to `evaluations.jsonl`."""
+        """Append the evaluation, metrics and protocol, to `evaluations.jsonl`."""
         line = json.dumps({"images": images_seen, **found.to_dict()})
         with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def line(self, found: Evaluation, images_seen: int) -> str:
-        """What the run says of an evaluation."""
+        """A line about the evaluation for the user."""
         name, value = headline(found.metrics)
         facts = found.protocol
         return (
@@ -67,7 +67,7 @@ class Watch:
         )
 
     def is_best(self, found: Evaluation) -> bool:
-        """Whether it is below every earlier one of its protocol; a number that is not finite never is."""
+        """Whether the score is below that of the best checkpoint of the same protocol; a NaN never is."""
         best = best_evaluation(self.folder)
         _, value = headline(found.metrics)
         if best is None or best["protocol"]["key"] != found.protocol.key():
@@ -75,7 +75,7 @@ class Watch:
         return value < headline(best["metrics"])[1]
 
     def keep(self, images_seen: int, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
-        """Write the best checkpoint, then delete the one that was."""
+        """Write the new best checkpoint, then delete the previous one."""
         place = self.folder / BEST
         write_checkpoint(place / f"{images_seen:012d}", images_seen, tensors, description)
         for old in numbered(place):
@@ -84,7 +84,7 @@ class Watch:
 
 
 def best_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The evaluation of the run's best checkpoint; None when there is none that can be read."""
+    """The evaluation of the best checkpoint of the run in `folder`; None where none can be read."""
     for checkpoint in reversed(numbered(folder / BEST)):
         try:
             return load_description(checkpoint).get("evaluation")

@@ -1,4 +1,4 @@
-"""A run's folder: which recipe it belongs to, reading a generator back, and how every run below it stands."""
+"""The folder of a run: its recipe, its lock, loading networks from it, and an overview of many runs."""
 
 import errno
 import json
@@ -44,7 +44,7 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def check(folder: Path, recipe: RunRecipe) -> None:
-    """Raise UserError, naming the first difference, when `folder` holds a run of another recipe."""
+    """Raise UserError, naming the first difference, where `folder` has a run that `recipe` cannot resume."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with --out.")
     known = _known_recipe(folder)
@@ -59,9 +59,9 @@ def check(folder: Path, recipe: RunRecipe) -> None:
 
 @contextmanager
 def claimed(folder: Path, recipe: RunRecipe) -> Iterator[None]:
-    """Within it `folder` is the run folder of `recipe` and this process alone trains there.
+    """A context within which `folder` is the run folder of `recipe`, locked by this process.
 
-    Raises UserError when another process does, OSError when the folder cannot be written.
+    Raises UserError where another process trains there, OSError where the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:
@@ -73,7 +73,7 @@ def claimed(folder: Path, recipe: RunRecipe) -> Iterator[None]:
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
-    """The sentence for an `error` of the system while a run writes to `folder`."""
+    """The UserError that explains a system's `error` while a run reads or writes `folder`."""
     saved = checkpoints(folder)
     state = (
         f"The last checkpoint, at image {int(saved[-1].name):,}, is kept"
@@ -93,7 +93,7 @@ def unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _known_recipe(folder: Path) -> RunRecipe | None:
-    """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
+    """The recipe in `recipe.json` of the run in `folder`, or else in its newest sound checkpoint."""
     with suppress(OSError, ValueError):
         return _read_recipe_file(folder / RECIPE)
     for checkpoint in reversed(checkpoints(folder)):
@@ -103,7 +103,7 @@ def _known_recipe(folder: Path) -> RunRecipe | None:
 
 
 def _read_recipe_file(path: Path) -> RunRecipe:
-    """The recipe that `claimed` wrote. Raises OSError, or ValueError where it is none."""
+    """The recipe in the file that `claimed` wrote. Raises OSError, or ValueError where it is not a recipe."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError("it is no object")
@@ -114,7 +114,7 @@ def _read_recipe_file(path: Path) -> RunRecipe:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what a process that was killed had half written (`vitgan.io`)."""
+    """Delete the temporary files that a killed process has left (`vitgan.io`)."""
     for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         if _TEMPORARY.fullmatch(left.name) is not None:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
@@ -174,27 +174,26 @@ def _sizes(description: dict[str, Any], run: str | Path) -> dict[str, int]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run's folder, whatever is in it yet, a checkpoint's, or that of the best one."""
+    """Whether `path` is the folder of a run, be it without a checkpoint yet, of a checkpoint or an export."""
     marks = (DESCRIPTION, "checkpoints", RECIPE)
     return any((path / mark).exists() for mark in marks) or bool(_kept(path)) or is_exported(path)
 
 
 def _kept(path: Path) -> list[Path]:
-    """The checkpoints that lie in `path` itself, as a run's best one in RUN/best."""
+    """The checkpoints directly in `path`, as the best one of a run is in RUN/best."""
     return [folder for folder in numbered(path) if (folder / DESCRIPTION).exists()]
 
 
 def _near(path: Path) -> list[str]:
-    """The runs beside `path`, and the generator of the package."""
+    """Names to suggest instead of `path`: the runs beside it, and the generator of the package."""
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return ["digits", *(str(one) for one in beside if one.is_dir() and is_run(one))]
 
 
 def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a run folder's newest whole checkpoint, of one checkpoint's folder, or of an
-    exported one.
+    """Tensors and description of a run's newest sound checkpoint, of a single checkpoint, or of an export.
 
-    Raises UserError when there is none.
+    Raises UserError where there is none.
     """
     single = load_checkpoint if (path / DESCRIPTION).exists() else None
     single = read_exported if single is None and is_exported(path) else single
@@ -232,9 +231,8 @@ SILENT = 12 * SECONDS_BETWEEN_BEATS  # without a beat a run at work is silent
 
 
 def overview(folder: Path) -> list[dict[str, Any]]:
-    """Of every run in `folder`, or of `folder` itself where it is one, by name; None where nothing is known.
+    """The `facts` of every run in `folder`, by name, or of `folder` itself where it is a run.
 
-    Keys: run, recipe, data, images, score, last sample, state. Files that cannot be read are passed over.
     Raises UserError where there is no such folder.
     """
     if folder.is_file():
@@ -247,7 +245,10 @@ def overview(folder: Path) -> list[dict[str, Any]]:
 
 
 def facts(run: Path) -> dict[str, Any]:
-    """Of one run."""
+    """The state of one run: its run, recipe, data, images, score, last sample and state.
+
+    A value is None where nothing is known; files that cannot be read are ignored.
+    """
     recipe, beat = _object(run / RECIPE), _object(run / HEARTBEAT)
     data = recipe.get("data")
     saved = [int(path.name) for path in checkpoints(run)]
@@ -287,7 +288,7 @@ def _score(run: Path) -> str | None:
 
 
 def _state(beat: dict[str, Any]) -> str | None:
-    """What the heartbeat says; of a run at work also that it has been silent for long."""
+    """The state in a heartbeat; for a run at work whose heartbeat is old, that it is gone or silent."""
     state = _text(beat.get("state"))
     if state not in AT_WORK:
         return state
