@@ -72,7 +72,7 @@ def vectors(discriminator: nn.Module) -> set[str]:
 
 
 def largest(weight: Tensor) -> Tensor:
-    """The first singular value, exactly."""
+    """The largest singular value, by an exact decomposition."""
     return torch.linalg.matrix_norm(weight.detach(), 2)
 
 

@@ -92,7 +92,7 @@ def truncate(folder: Path) -> None:
 
 
 def newer_checksum(folder: Path) -> None:
-    """Tensors of another run, whole in themselves."""
+    """Replace the tensors by sound ones of another run, which the checksum is not of."""
     shutil.copy(save(folder.parents[2] / "other", 5) / TENSORS, folder / TENSORS)
 
 
@@ -152,7 +152,7 @@ def test_all_damaged_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def save_newer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
-    """Saves a checkpoint of the next format."""
+    """A function that saves a checkpoint whose format number is one above the present one."""
 
     def save_it(run: Path, images: int) -> None:
         with monkeypatch.context() as patch:

@@ -94,7 +94,6 @@ def test_samples_and_lines_thin_out(
 ) -> None:
     del no_curves
     monkeypatch.setattr("vitgan.engine.records.MOST_SAMPLES", 5)
-    monkeypatch.setattr("vitgan.engine.loop.MOST_SAMPLES", 5)
     monkeypatch.setattr("vitgan.engine.loop.MOST_LINES", 5)
     assert tiny_train(tmp_path / "run", "--images", "80", *EVERY, "--training.checkpoint-every", "1000") == 0
     pictures = sorted(int(path.stem) for path in (tmp_path / "run" / "samples").glob("*.png"))

@@ -67,7 +67,7 @@ def test_buffers_do_not_stay_behind():
 
 
 def test_samples_are_not_of_the_raw_generator(tmp_path: Path):
-    """What `vitgan.load` gives is the average."""
+    """`vitgan.load` returns the averaged generator."""
     state = trained(3)
     data = {"fingerprint": "", "images": 13}
     description = {"recipe": RECIPE.to_dict(), "classes": 0, "seconds": 0.0, "data": data}

@@ -58,7 +58,7 @@ def build(recipe: RunRecipe, classes: int) -> None:
 
 @pytest.mark.parametrize("recipe", TINY, ids=KINDS)
 def test_the_tiny_recipes_are_built(recipe: RunRecipe) -> None:
-    """What the test below changes is right before."""
+    """The recipes that the test below mutates are valid before it does."""
     build(recipe, 0 if isinstance(recipe, Recipe) else 3)
 
 

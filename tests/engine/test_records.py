@@ -13,7 +13,7 @@ def step(**values: float) -> dict[str, torch.Tensor]:
 
 
 def test_the_mean_is_over_the_steps_that_have_the_number() -> None:
-    """A lazy penalty is in one step of several."""
+    """A lazy penalty, which only one step of several has, is averaged over the steps that have it."""
     metrics = StepMetrics()
     metrics.add(0, step(term_r1=6.0, loss_generator=1.0))
     metrics.add(4, step(loss_generator=2.0))

@@ -152,7 +152,7 @@ def test_the_accuracy_is_the_share_of_right_names_and_the_picture_marks_the_wron
 
 
 def red(task: ClassifierTask) -> int:
-    """Red pixels of the picture."""
+    """The number of red pixels in the task's picture."""
     pixels = np.asarray(task.picture()).astype(int)
     return int(((pixels[..., 0] > 180) & (pixels[..., 1] < 60)).sum())
 

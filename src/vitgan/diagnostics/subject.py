@@ -3,21 +3,21 @@
 Shapes: N images, C channels, R resolution.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vitgan.data import ImageSet
+from vitgan.engine.checkpoint import recipe_of
 from vitgan.engine.gan import Recipe, build_networks
+from vitgan.engine.run_folder import build_discriminator, build_generator
 from vitgan.engine.run_folder import read_run as read_checkpoint
 from vitgan.errors import UserError
 from vitgan.models import Generator, from_uint8
-from vitgan.models.base import load_weights, within
+from vitgan.models.base import within
 from vitgan.terminal import counted
 
 BATCH = 16  # images of one pass
@@ -57,13 +57,16 @@ def load_subject(
         raise UserError(
             f"{run} is a generator alone, exported without the discriminator: pass the folder of its run."
         )
-    recipe = Recipe.from_dict(description["recipe"])
+    recipe = recipe_of(description)
+    assert isinstance(recipe, Recipe), "only a game has a discriminator"
     images = _open(recipe, data, count, description["classes"])
     _check_group(recipe, count)
-    networks = _networks(recipe, images, tensors, run)
-    for network in networks.values():
+    generator = build_generator(tensors, description, run).to(device)
+    discriminator = build_discriminator(tensors, description, run)
+    assert discriminator is not None
+    at_start = within(tensors, lambda: build_networks(recipe, images), run)
+    for network in at_start:
         network.eval().requires_grad_(False).to(device)
-    generator = networks["generator"]
     real, labels = _real(images, count, seed)
     latents = generator.latents(count, seed=seed).to(device)
     labels = None if labels is None else labels.to(device)
@@ -74,7 +77,10 @@ def load_subject(
         fake=_fakes(generator, latents, labels),
         labels=labels,
         latents=latents,
-        **networks,
+        generator=generator,
+        discriminator=discriminator.to(device),
+        generator_at_start=at_start[0],
+        discriminator_at_start=at_start[1],
     )
 
 
@@ -111,20 +117,6 @@ def _check_group(recipe: Recipe, count: int) -> None:
             f"--count {count} is not a multiple of {group}, the images that this discriminator compares with "
             f"each other: set --count {max(count - count % group, group)}."
         )
-
-
-def _networks(recipe: Recipe, images: ImageSet, tensors: dict[str, Tensor], run: Path) -> dict[str, Any]:
-    """The four networks, by their fields in Subject."""
-    at_start = within(tensors, lambda: build_networks(recipe, images), run)
-    generator, discriminator = copy.deepcopy(at_start)
-    load_weights(generator, tensors, "average", run)
-    load_weights(discriminator, tensors, "discriminator", run)
-    return {
-        "generator": generator,
-        "discriminator": discriminator,
-        "generator_at_start": at_start[0],
-        "discriminator_at_start": at_start[1],
-    }
 
 
 def _real(images: ImageSet, count: int, seed: int) -> tuple[Tensor, Tensor | None]:

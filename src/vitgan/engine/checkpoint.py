@@ -31,17 +31,17 @@ TENSORS, DESCRIPTION = "tensors.safetensors", "checkpoint.json"
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that is not whole, with the reason."""
+    """Raised for a checkpoint that is incomplete or damaged; the message says how."""
 
 
 class NewerCheckpoint(UserError):
-    """A checkpoint of a format that this version does not know."""
+    """Raised for a checkpoint of a newer format than this version of vitgan knows."""
 
 
 def save_checkpoint(
     run: Path, images_seen: int, tensors: dict[str, Tensor], description: dict[str, Any]
 ) -> Path:
-    """Write one checkpoint of `run` and return its folder.
+    """Write the checkpoint of `run` at `images_seen` images, atomically, and return its folder.
 
     Raises OSError with its `errno` (ENOSPC for a full disk), and then leaves nothing behind.
     """
@@ -51,7 +51,7 @@ def save_checkpoint(
 def write_checkpoint(
     final: Path, images_seen: int, tensors: dict[str, Tensor], description: dict[str, Any]
 ) -> Path:
-    """Write a checkpoint as the folder `final`; errors as `save_checkpoint`."""
+    """Write a checkpoint as the folder `final`, atomically. Raises OSError as `save_checkpoint` does."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     final.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -70,9 +70,9 @@ def write_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description of one checkpoint.
+    """The tensors and the description of the checkpoint in `folder`, both verified by checksum.
 
-    Raises DamagedCheckpoint when it is not whole, NewerCheckpoint for a newer format.
+    Raises DamagedCheckpoint where either is missing or damaged, NewerCheckpoint for a newer format.
     """
     body = load_description(folder)
     try:
@@ -82,20 +82,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise DamagedCheckpoint(f"{TENSORS} does not match its checksum")
         return load_file(folder / TENSORS), body
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
-        # Of a header that is right in itself and names a type that this torch lacks, too.
+        # KeyError and AttributeError: a sound header may name a dtype that this version of torch lacks.
         raise DamagedCheckpoint(f"{TENSORS} cannot be read ({_clause(error)})") from error
 
 
 def load_description(folder: Path) -> dict[str, Any]:
-    """What `checkpoint.json` says, its fields and their types checked; not whether its recipe can be built.
+    """The contents of `checkpoint.json`, with fields and types checked, but without building the recipe.
 
-    Raises DamagedCheckpoint, or NewerCheckpoint for a newer format.
+    Raises DamagedCheckpoint where it is missing or damaged, NewerCheckpoint for a newer format.
     """
     return {"rollbacks": 0, **_read_body(folder, DESCRIPTION, "checkpoint")}
 
 
 def _read_body(folder: Path, file: str, key: str) -> dict[str, Any]:
-    """The description of a checkpoint or an export, its fields checked. Raises as `load_description`."""
+    """The description of a checkpoint or an export, its fields checked. Raises as `load_description` does."""
     try:
         body = read_sealed(folder / file, key)
     except FileNotFoundError as error:
@@ -118,16 +118,16 @@ def _read_body(folder: Path, file: str, key: str) -> dict[str, Any]:
 
 
 def written_by(body: dict[str, Any]) -> str:
-    """The version of vitgan that wrote a description; empty where it does not say."""
+    """The version of vitgan that wrote a description; the empty string where it does not say."""
     environment = body.get("environment")
     version = environment.get("vitgan") if isinstance(environment, dict) else None
     return version if isinstance(version, str) else ""
 
 
 def recipe_of(description: dict[str, Any]) -> RunRecipe:
-    """The recipe that a checkpoint or an export was written with, whatever version wrote it.
+    """The recipe that a checkpoint or an export was written with, converted to the present format.
 
-    Raises UserError, with that version, where it cannot be read.
+    Raises UserError, which names the version of vitgan that wrote it, where it cannot be read.
     """
     try:
         return read_recipe(description["recipe"], description["format"])
@@ -137,20 +137,21 @@ def recipe_of(description: dict[str, Any]) -> RunRecipe:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoint folders, oldest first. A copy that someone has renamed is not one."""
+    """The checkpoint folders of `run`, oldest first; folders whose name is not a number are left out."""
     return numbered(run / "checkpoints")
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The folders in `folder` that are named by a number of images, in its order."""
+    """The folders in `folder` whose name is a number of images, in increasing order."""
     named = (path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
     return sorted(named, key=lambda path: int(path.name))
 
 
 def load_newest(run: Path, tell: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that can be read, None if there is none at all; `tell` hears of each other one.
+    """Tensors and description of the newest checkpoint that can be read; None where `run` has none at all.
 
-    One is passed over that is damaged, or of a newer format. Raises UserError when all are.
+    Newer ones that are damaged, or of a newer format, are skipped, and `tell` gets a line about each. Raises
+    UserError where none can be read.
     """
     passed_over: list[str] = []
     newer: NewerCheckpoint | None = None
@@ -176,10 +177,8 @@ def load_newest(run: Path, tell: Callable[[str], None]) -> tuple[dict[str, Tenso
 def prune(run: Path, keep: int, *, newest: int, for_good: Callable[[int], bool] = lambda _: False) -> None:
     """Delete all but the last `keep` checkpoints up to `newest` images, and what interrupted writes left.
 
-    Those whose number of images is `for_good` stay.
-
-    One beyond `newest` is damaged, else the run would have gone on from it: counted in, it would push out a
-    good one.
+    Checkpoints for whose number of images `for_good` is true stay. Those beyond `newest` are not counted:
+    they are damaged, as the run would have resumed from them otherwise, and would displace good ones.
     """
     whole = [folder for folder in checkpoints(run) if int(folder.name) <= newest]
     for folder in whole[:-keep]:
@@ -217,7 +216,7 @@ def _sync(path: Path) -> None:
 
 
 def _clause(error: Exception) -> str:
-    """What `error` says, short, on one line."""
+    """The message of `error` on one line, cut to 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -227,12 +226,12 @@ LEFT_OUT = ("blocks", "block_parts")  # of the facts on the images: for going on
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether it is an exported generator, damaged ones included."""
+    """Whether `folder` has the files of an exported generator, be they sound or damaged."""
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).exists()
 
 
 def write_exported(folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """The averaged generator of a checkpoint's tensors and description, into a folder that is there."""
+    """Write the averaged generator of a checkpoint, by its tensors and description, to an existing folder."""
     own = {n.removeprefix(f"{PART}."): t.contiguous() for n, t in tensors.items() if n.startswith(f"{PART}.")}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(own, temporary, metadata={"format": "pt"})
@@ -247,9 +246,9 @@ def write_exported(folder: Path, tensors: dict[str, Tensor], description: dict[s
 
 
 def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Its tensors, named as in a checkpoint, and its description.
+    """The tensors of an exported generator, named as in a checkpoint, and its description.
 
-    Raises DamagedCheckpoint where it is not whole, UserError for a newer format.
+    Raises DamagedCheckpoint where either is missing or damaged, NewerCheckpoint for a newer format.
     """
     body = read_config(folder)
     try:
@@ -262,28 +261,31 @@ def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` says, its fields checked. Raises as `read_exported`."""
+    """The contents of an export's `config.json`, with fields checked. Raises as `read_exported` does."""
     return _read_body(folder, CONFIG, "generator")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """Where a run stands."""
+    """The state from which a run goes on: that of a checkpoint, or the start."""
 
     found: bool
-    """Whether there is a checkpoint."""
+    """Whether a checkpoint was loaded."""
     images_seen: int = 0
+    """Images seen at that checkpoint; 0 at the start."""
     seconds: float = 0.0
+    """Seconds of training up to it."""
     rollbacks: int = 0
-    """How often it went back to a checkpoint, each time with other random numbers."""
+    """How often the run went back to a checkpoint after numbers that were not finite, each time with other
+    random numbers."""
     notes: list[str] = field(default_factory=list)
-    """Lines to say about it."""
+    """Lines to show to the user about it."""
 
 
 def restore(folder: Path, images: ImageSet, task: Task) -> Restored:
-    """Load the newest checkpoint of `folder` that is whole into `task`; rank 0 alone reads it.
+    """Load the newest sound checkpoint of `folder` into `task`; rank 0 reads it and broadcasts it.
 
-    Raises UserError where the run was trained on other images, or the processes see different ones.
+    Raises UserError where the run was trained on other images, or the processes see different images.
     """
     notes: list[str] = []
     found = None
@@ -310,7 +312,7 @@ def restore(folder: Path, images: ImageSet, task: Task) -> Restored:
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:
-    """What a checkpoint says of the images, to know them again."""
+    """What a checkpoint records of the images, by which a resumed run recognises them."""
     return {"images": len(images), **images.identity.facts()}
 
 

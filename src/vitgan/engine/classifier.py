@@ -1,4 +1,4 @@
-"""The Vision Transformer of the deck as a classifier: its recipe, its task, and reading it back.
+"""The Vision Transformer as a classifier (arXiv 2010.11929): its recipe, its task, and loading it.
 
 Shapes: B batch, C channels, R resolution, K classes, N images.
 """
@@ -31,12 +31,12 @@ ACCURACY_BATCH = 512  # images of one pass
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutOptions:
-    """The images that a classifier is never trained on, and is measured on."""
+    """The held-out images, on which a classifier is not trained but measured."""
 
     share: float = option(0.2, least=0)
-    """Of the images of every class."""
+    """Fraction of the images of every class that is held out, between 0 and 1."""
     most: int = option(5000, least=0)
-    """Images, at most."""
+    """Most images that are held out."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -47,7 +47,7 @@ class HeldOutOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRecipe(SupervisedRecipe):
-    """A Vision Transformer that names the class of an image."""
+    """The recipe of a Vision Transformer that classifies images."""
 
     draws_nothing = (
         "a classifier, which draws no samples: load it by vitgan.engine.classifier.load_classifier."
@@ -71,7 +71,7 @@ class ClassifierRecipe(SupervisedRecipe):
 
 
 class ClassifierTask(OneNetwork):
-    """Cross-entropy on the images that are not held out, accuracy on those that are (spec 2.1).
+    """Trains by cross-entropy on the images that are not held out; measures accuracy on those that are.
 
     The held-out images (N, C, R, R) are kept as uint8 on the CPU.
     """
@@ -90,7 +90,7 @@ class ClassifierTask(OneNetwork):
     def begin(
         recipe: ClassifierRecipe, images: ImageSet, device: torch.device
     ) -> tuple["ClassifierTask", ImageSet]:
-        """The task, and the images to train on. Raises UserError where there are no two classes."""
+        """The task, and the images to train on. Raises UserError for fewer than two classes."""
         if images.labels is None or len(images.classes) < 2:
             raise UserError(f"{images.name} has fewer than 2 classes: pass images of 2 or more.")
         seen, held_out = split(images.labels, share=recipe.held_out.share, most=recipe.held_out.most)
@@ -102,7 +102,7 @@ class ClassifierTask(OneNetwork):
         images_seen: int,
         seed: int | None = None,  # noqa: ARG002
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """One update; where a line of the log is due, the held-out accuracy after it."""
+        """One update, with the held-out accuracy after it where a line of the log is due."""
         assert batch.labels is not None
         logits = self.network(batch.images.to(self.dtype))  # (B, K)
         values, rates = self._update(F.cross_entropy(logits, batch.labels), images_seen)
@@ -113,12 +113,12 @@ class ClassifierTask(OneNetwork):
         return values, rates
 
     def accuracy(self) -> float:
-        """Share of the held-out images whose class has the greatest logit."""
+        """The fraction of held-out images, 0 to 1, whose class has the greatest logit."""
         return (self.predictions(self.images) == self.labels).float().mean().item()
 
     @torch.no_grad()
     def predictions(self, images: Tensor) -> Tensor:
-        """The most probable class of uint8 (N, C, R, R): int64 (N,) on the CPU."""
+        """The most probable class of each of the images, uint8 (N, C, R, R): int64 (N,) on the CPU."""
         parts = [
             self.network(from_uint8(some.to(self.device), self.dtype)).argmax(1).cpu()
             for some in images.split(ACCURACY_BATCH)
@@ -126,7 +126,7 @@ class ClassifierTask(OneNetwork):
         return torch.cat(parts)
 
     def picture(self) -> Image.Image:
-        """Held-out images, evenly spread, with the class predicted; if wrong, in red, the true one behind."""
+        """Evenly spread held-out images with the predicted class; a wrong one is red, the true one behind."""
         count = min(self.options.sample_count, len(self.images))
         chosen = torch.arange(count) * len(self.images) // count
         found, truth = self.predictions(self.images[chosen]).tolist(), self.labels[chosen].tolist()
@@ -137,7 +137,7 @@ class ClassifierTask(OneNetwork):
         return captioned(self.images[chosen], names, [a != b for a, b in zip(found, truth, strict=True)])
 
     def facts(self) -> dict[str, Any]:
-        """The classes, and how well they are told apart."""
+        """The names of the classes, and the held-out accuracy."""
         return {
             "classes": len(self.classes),
             "class_names": list(self.classes),
@@ -154,16 +154,18 @@ def build_classifier(recipe: ClassifierRecipe, classes: int) -> VisionTransforme
 
 
 class TrainedClassifier(NamedTuple):
-    """images (B, C, R, R) in [-1, 1] -> network(images), logits (B, K) of `classes`; CPU, eval mode."""
+    """A loaded classifier: images (B, C, R, R) in [-1, 1] -> network(images), logits (B, K) of `classes`."""
 
     network: VisionTransformer
+    """The network, on the CPU and in eval mode."""
     classes: tuple[str, ...]
+    """Names of the classes, in the order of the logits."""
     accuracy: float
-    """On the held-out images, 0 to 1."""
+    """Accuracy on the held-out images when the checkpoint was written, 0 to 1."""
 
 
 def load_classifier(run: str | Path) -> TrainedClassifier:
-    """The classifier of a run folder or a checkpoint. Raises UserError where there is none."""
+    """The classifier of a run folder or of one checkpoint. Raises UserError where there is none."""
     tensors, description = read_run(Path(run))
     recipe = recipe_of(description)
     if not isinstance(recipe, ClassifierRecipe):

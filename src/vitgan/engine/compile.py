@@ -1,4 +1,4 @@
-"""The step made fast: torch.compile of the blocks, and on a CUDA GPU one graph of the whole step."""
+"""A faster training step: torch.compile of the blocks, and on CUDA a graph of the whole step."""
 
 import logging
 from collections import Counter
@@ -19,9 +19,9 @@ Mode = Literal["auto", "on", "off"]
 
 
 class Compiled:
-    """A module's forward, compiled; within `sdpa_kernel(SDPBackend.MATH)` as it was.
+    """A module's forward, compiled, except within `sdpa_kernel(SDPBackend.MATH)`, where it runs eagerly.
 
-    What is compiled cannot be differentiated twice.
+    Compiled code cannot be differentiated twice, which gradient penalties within that context require.
     """
 
     def __init__(self, forward: Callable[..., Tensor], **options: Any) -> None:
@@ -32,10 +32,10 @@ class Compiled:
 
 
 def compile_blocks(mode: Mode, device: torch.device, *networks: nn.Module) -> str | None:
-    """Compile the blocks of `networks` where `mode` asks for it; returns a line to tell, or None.
+    """Compile the blocks of `networks` as `mode` says; returns a line to show to the user, or None.
 
-    "auto" compiles on a CUDA GPU alone. Where no compiler works here the networks stay as they are, and the
-    line says why. The code itself is made in the first steps, whose time counts as training.
+    "auto" compiles on a CUDA GPU only. Where no compiler works on this machine the networks stay as they are,
+    and the line says why. The code is compiled during the first steps, whose time counts as training.
     """
     if mode == "off" or (mode == "auto" and device.type != "cuda"):
         return None
@@ -50,7 +50,7 @@ def compile_blocks(mode: Mode, device: torch.device, *networks: nn.Module) -> st
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why nothing can be compiled for `device`, in a clause; None where a small trial works."""
+    """The reason, as a clause, why torch.compile fails for `device`; None where a small trial succeeds."""
     log = compiler_log()
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -69,10 +69,11 @@ WARM_UP = 3  # steps of a kind before its graph: compiled code and the choices o
 
 
 class GraphedStep:
-    """`train_step` for images of one shape, the same numbers for the same arguments.
+    """`train_step` for images of one shape, by CUDA graphs where possible, with the same results.
 
-    Steps of one kind (`Game.kind`) share a graph, captured once a few of them have run. A step is run as it
-    is where it has no kind, while a recorder listens, and for good where a capture fails, which is logged.
+    Steps of one kind (`Game.kind`) share a graph, which is captured after a few of them have run. A step runs
+    without a graph where it has no kind and while spans are recorded; after a capture has failed, which is
+    logged, all steps do.
     """
 
     def __init__(self, players: Players, game: Game, *, allowed: bool) -> None:
@@ -84,12 +85,12 @@ class GraphedStep:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the graphs: for when a tensor of the players or their optimisers was replaced."""
+        """Drop the graphs, as must be done after tensors of the players or their optimisers are replaced."""
         self._graphs: dict[Hashable, _Graph] = {}
         self._run: Counter[Hashable] = Counter()
 
     def __call__(self, real: Tensor, labels: Tensor | None, rng: torch.Generator, step: int) -> Metrics:
-        """As `train_step`; `rng` has drawn nothing yet."""
+        """The result of `train_step`; nothing must have been drawn from `rng` since it was seeded."""
         kind = self._game.kind(step)
         if not self._allowed or kind is None or real.device.type != "cuda" or recording():
             return train_step(self._players, self._game, real, labels, rng, step)
@@ -99,7 +100,7 @@ class GraphedStep:
         return self._aside(real, labels, rng, step)
 
     def _aside(self, real: Tensor, labels: Tensor | None, rng: torch.Generator, step: int) -> Metrics:
-        """The step on the stream that captures, where its memory and its gradients' accumulators belong."""
+        """The step on the capturing stream, to which its memory and gradient accumulators must belong."""
         current = torch.cuda.current_stream(real.device)
         self._stream = self._stream or torch.cuda.Stream(real.device)
         self._stream.wait_stream(current)
@@ -109,7 +110,7 @@ class GraphedStep:
         return values
 
     def _ready(self, kind: Hashable, real: Tensor, labels: Tensor | None, step: int) -> bool:
-        """Capture the graph of that kind where enough of its steps have run; whether that is done."""
+        """Whether there is now a graph of this kind: it is captured once enough of its steps have run."""
         if self._run[kind] < WARM_UP:
             return False
         pool = next((graph.pool() for graph in self._graphs.values()), None)
@@ -129,7 +130,7 @@ class GraphedStep:
 
 
 class _Graph:
-    """One capture of a step, with inputs and results in memory of its own."""
+    """The CUDA graph of a step, with static memory for its inputs and results."""
 
     def __init__(
         self,
@@ -153,11 +154,11 @@ class _Graph:
         self._names = list(values)
 
     def pool(self) -> Any:
-        """Of memory, which graphs that never run at once can share."""
+        """The graph's memory pool, which graphs that never run concurrently can share."""
         return self._graph.pool()
 
     def replay(self, real: Tensor, labels: Tensor | None, rng: torch.Generator) -> Metrics:
-        """The step on other images and random numbers."""
+        """Run the step on `real` and `labels` with the random numbers of `rng`'s seed."""
         self._real.copy_(real)
         if self._labels is not None and labels is not None:
             self._labels.copy_(labels)

@@ -1,4 +1,4 @@
-"""What a run would take, from a few of its steps: sizes, memory, speed and hours, with nothing written."""
+"""A dry run: the sizes, memory, speed and hours of a run, from a few of its steps, with nothing written."""
 
 import shutil
 import time
@@ -23,30 +23,31 @@ LEAST_STEPS, LEAST_SECONDS = 5, 3.0  # measured after the first two steps, which
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What would happen. Sizes in bytes."""
+    """The findings of a dry run. Sizes are in bytes."""
 
     parameters: dict[str, int]
-    """Of each network."""
+    """Number of parameters of each network."""
     images: int
-    """In the set."""
+    """Number of training images."""
     in_memory: bool
-    """Whether the set is held in memory."""
+    """Whether the images are held in memory."""
     images_seen: int
-    """Where the run would go on; 0 for a new one."""
+    """Images seen at which the run would resume; 0 for a new run."""
     memory: int | None
-    """Peak of the process, or of the GPU's memory; None where the system does not say."""
+    """Peak memory of the process, or of the GPU; None where the system does not say."""
     images_per_second: float
+    """Training speed, measured over a few steps."""
     images_left: int | None
-    """None where only minutes bound the run."""
+    """Images until the run's end; None where it is bounded by minutes only."""
     hours: float | None
-    """To the end; None for a run without one."""
+    """Hours until the run's end at the measured speed; None for a run without an end."""
     checkpoint: int
-    """Of one checkpoint."""
+    """Size of one checkpoint."""
     disk_free: int
-    """Where the run's folder is or will be."""
+    """Free space on the disk where the run's folder is or will be."""
 
     def lines(self) -> dict[str, str]:
-        """What there is to say, by its heading."""
+        """The findings as text for the user, by heading."""
         own = {f"parameters, {name}": f"{count:,}" for name, count in self.parameters.items()}
         where = "in memory" if self.in_memory else "read as needed"
         begin = f"goes on at {self.images_seen:,} images" if self.images_seen else "begins anew"
@@ -67,9 +68,9 @@ class Rehearsal:
 
 
 def rehearse(recipe: RunRecipe, folder: Path, *, device: torch.device) -> Rehearsal:
-    """Build the run of `recipe` in `folder`, take a few steps in memory alone, and forget them.
+    """Build the run of `recipe` in `folder`, measure a few steps and discard them; nothing is written.
 
-    Raises UserError for what would keep the run from starting.
+    Raises UserError where the run could not start.
     """
     check(folder, recipe)
     if device.type == "cpu":
@@ -97,7 +98,7 @@ def rehearse(recipe: RunRecipe, folder: Path, *, device: torch.device) -> Rehear
 
 
 def _speed(recipe: RunRecipe, task: Task, images: ImageSet, seen: int, device: torch.device) -> float:
-    """Images a second of some steps from image `seen` on."""
+    """Images per second, measured over some steps from image `seen` on."""
     options = recipe.training
     stream = batches(images, batch=options.batch, seed=options.seed, images_seen=seen, device=device)
     steps, began = 0, 0.0

@@ -1,4 +1,4 @@
-"""The machine that a run is on: what it is, and how much memory the process takes."""
+"""The machine that a run is on: its hardware and software, and the memory of the process."""
 
 import ctypes
 import importlib.metadata
@@ -17,7 +17,10 @@ GIBIBYTE = 2**30
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Names and values, in the order to show them; of a GPU only if `device` is one. None names the host."""
+    """Versions and hardware, by name in the order to show them; of the GPU only where `device` is one.
+
+    No value identifies the host.
+    """
     facts = {
         "vitgan": importlib.metadata.version("vitgan"),
         "python": platform.python_version(),
@@ -59,7 +62,7 @@ def _processor() -> str:
 
 
 def _memory() -> int | None:
-    """Bytes of memory of the machine; None where the system does not say (Windows)."""
+    """The machine's memory in bytes; None where the system does not say (Windows)."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -75,11 +78,10 @@ LARGEST = 2**30  # bytes; glibc's own largest threshold is 32 MiB, less than one
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc's malloc serve, and keep, blocks up to 1 GiB from its heap; False where there is no glibc.
+    """Make glibc's malloc serve blocks up to 1 GiB from its heap and keep them; False without glibc.
 
-    A step then does not ask the system for the same pages again. By default each larger block is mapped and
-    unmapped, and the system clears its pages every time: a third of a `cifar10-small` step
-    (docs/decisions.md).
+    Training steps then reuse their pages. By default each large block is mapped and unmapped, and the system
+    zeroes its pages every time, which takes a third of a `cifar10-small` step (docs/decisions.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -88,9 +90,9 @@ def keep_freed_memory() -> bool:
 
 
 def resident(*, highest: bool = False) -> int | None:
-    """Bytes of this process in memory, now or at its highest; None where the system does not say.
+    """Resident memory of this process in bytes, now or at its peak; None where the system does not say.
 
-    On Linux from /proc: getrusage would count what the process that started this one had in memory.
+    It is read from /proc, as the peak of getrusage includes that of the process which started this one.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -101,7 +103,7 @@ def resident(*, highest: bool = False) -> int | None:
 
 
 def peak(device: torch.device) -> int | None:
-    """Bytes at the highest so far: of the GPU's memory where `device` is one, else of the process."""
+    """Peak memory so far in bytes: of the GPU where `device` is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resident(highest=True)

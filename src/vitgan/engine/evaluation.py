@@ -1,4 +1,4 @@
-"""Scores of a run while it trains, and its best checkpoint."""
+"""Evaluation of a run while it trains, and its best checkpoint."""
 
 import json
 import shutil
@@ -48,17 +48,17 @@ class Watch:
         )
 
     def score(self, generator: Generator) -> Evaluation:
-        """Images of the generator, measured; processes of one run share the work."""
+        """Evaluate `generator` against the run's images."""
         return self.evaluator.score(generator)
 
     def note(self, found: Evaluation, images_seen: int) -> None:
-        """Append the numbers with their protocol to `evaluations.jsonl`."""
+        """Append the evaluation, metrics and protocol, to `evaluations.jsonl`."""
         line = json.dumps({"images": images_seen, **found.to_dict()})
         with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def line(self, found: Evaluation, images_seen: int) -> str:
-        """The line of text that the run prints of an evaluation."""
+        """A line about the evaluation for the user."""
         name, value = headline(found.metrics)
         facts = found.protocol
         return (
@@ -67,7 +67,7 @@ class Watch:
         )
 
     def is_best(self, found: Evaluation) -> bool:
-        """Whether its headline is better than every earlier one of its protocol; one that is NaN never is."""
+        """Whether its headline is better than every earlier one of its protocol; a NaN never is."""
         best = best_evaluation(self.folder)
         name, value = headline(found.metrics)
         before = None if best is None else best["metrics"].get(name)
@@ -76,7 +76,7 @@ class Watch:
         return value > before if better(name) == "higher" else value < before
 
     def keep(self, images_seen: int, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
-        """Write the best checkpoint, then delete the one that was."""
+        """Write the new best checkpoint, then delete the previous one."""
         place = self.folder / BEST
         write_checkpoint(place / f"{images_seen:012d}", images_seen, tensors, description)
         for old in numbered(place):
@@ -85,7 +85,7 @@ class Watch:
 
 
 def best_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The evaluation of the run's best checkpoint; None when there is none that can be read."""
+    """The evaluation of the best checkpoint of the run in `folder`; None where none can be read."""
     for checkpoint in reversed(numbered(folder / BEST)):
         try:
             return load_description(checkpoint).get("evaluation")

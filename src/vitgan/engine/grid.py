@@ -20,8 +20,9 @@ LARGE_ENOUGH = 64  # pixels a side from which an image is shown as it is
 def grid(images: torch.Tensor, columns: int | None = None, scale: int | None = None) -> Image.Image:
     """One picture of all `images`, row by row, with neutral gaps.
 
-    images: uint8 (N, C, H, W), C 1 (grey) or 3 (RGB), N >= 1. columns: as many as make it nearly square.
-    scale: every pixel becomes scale x scale; by default small images are enlarged, 8x8 sixfold, 32x32 twice.
+    images: uint8 (N, C, H, W), C 1 (grey) or 3 (RGB), N >= 1. columns: by default as many as make the grid
+    nearly square. scale: every pixel becomes scale x scale; by default small images are enlarged, 8x8 sixfold
+    and 32x32 twice.
     """
     assert images.dtype == torch.uint8, "a grid is made of uint8 images"
     assert images.ndim == 4, "a grid is made of (N, C, H, W)"
@@ -43,12 +44,12 @@ def grid(images: torch.Tensor, columns: int | None = None, scale: int | None = N
 
 
 def enlargement(size: int) -> int:
-    """The factor by which images of `size` pixels a side are enlarged: to about 64, sixfold at most."""
+    """The integer factor that enlarges images of `size` pixels a side to about 64 pixels, from 1 to 6."""
     return min(6, max(1, LARGE_ENOUGH // size))
 
 
 def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
-    """Writes `image` to `path` as PNG, `text` as its text chunks; whole, or (OSError) not at all."""
+    """Write `image` to `path` as PNG with the text chunks `text`, atomically. Raises OSError."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         chunks.add_itxt(key, value)
@@ -56,11 +57,25 @@ def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None)
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
-def save_images(path: Path, images: torch.Tensor) -> None:
-    """Writes uint8 (N, C, H, W) as the ending of `path` says; folders that are missing are made.
+def sample_path(run: Path, images_seen: int) -> Path:
+    """Where a run keeps the sample grid that it drew after `images_seen` images."""
+    return run / "samples" / f"{images_seen:012d}.png"
 
-    `.png`: one grid. `.npz`: the array `images`, uint8 (N, H, W, C). Anything else: a folder of PNGs in the
-    images' own size, 000000.png and on. Raises UserError when a folder is meant and a file is there.
+
+def sample_files(run: Path) -> list[Path]:
+    """The sample grids of the run in the folder `run`, in the order of training.
+
+    The name of each is a number of images seen; other pictures beside them are left out.
+    """
+    named = (path for path in (run / "samples").glob("*.png") if path.stem.isdecimal())
+    return sorted(named, key=lambda path: int(path.stem))
+
+
+def save_images(path: Path, images: torch.Tensor) -> None:
+    """Write images, uint8 (N, C, H, W), in the format of the suffix of `path`; missing folders are made.
+
+    `.png`: one grid. `.npz`: the array `images`, uint8 (N, H, W, C). Anything else: a folder of PNGs of the
+    images' own size, from 000000.png on; raises UserError where a file is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
@@ -79,7 +94,7 @@ def save_images(path: Path, images: torch.Tensor) -> None:
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
-    """uint8 (H, W, C) as PIL has it, which knows no axis of one channel."""
+    """uint8 (H, W, C) as a PIL image; PIL has no axis for a single channel."""
     return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
 
 

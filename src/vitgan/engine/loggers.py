@@ -1,7 +1,7 @@
-"""The run's log: one JSON object a line in `log.jsonl`, and the same numbers wherever loggers send them.
+"""The run's log: one JSON object a line in `log.jsonl`, and the same numbers through further loggers.
 
-Images seen is the clock of all. A run that continues from a checkpoint first forgets whatever was logged
-after that checkpoint, so that no stretch of the curves is there twice.
+Every entry has the number of images seen. A resumed run first drops what was logged after its checkpoint, so
+that no part of the curves is there twice.
 """
 
 import contextlib
@@ -22,32 +22,32 @@ GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learni
 
 
 class LogWriter(Protocol):
-    """Where the numbers of one run go while it trains, and its pictures."""
+    """A destination of the numbers and sample grids of one run while it trains."""
 
     def scalars(self, images: int, values: Mapping[str, float]) -> None:
-        """Takes what was measured after `images` images, by name; a value may be NaN or infinite."""
+        """Record values, by name, that were measured at `images` images seen; they may be NaN or infinite."""
         ...
 
     def sample(self, images: int, path: Path) -> None:
-        """Takes the PNG at `path`, which was drawn after `images` images."""
+        """Record the sample grid in the PNG file `path`, which was drawn at `images` images seen."""
         ...
 
     def close(self) -> None:
-        """Called once, when the run ends or is stopped."""
+        """Called once, when the run ends or is interrupted."""
         ...
 
 
 class Logger(Protocol):
-    """A part that sends a run's log somewhere: a frozen, keyword-only dataclass of its options, registered.
+    """Options of a destination of the log: a registered, frozen, keyword-only dataclass.
 
-    Of several processes the first alone starts it.
+    Where several processes train together, only rank 0 starts it.
     """
 
     def start(self, folder: Path, *, images_seen: int, recipe: dict[str, Any]) -> LogWriter:
-        """Begin, or go on after `images_seen` images, the log of the run in `folder`.
+        """Begin the log of the run in `folder`, or resume it at `images_seen` images.
 
-        What an earlier process of the run sent about more than `images_seen` images did not happen.
-        `recipe` is all settings, as `Recipe.to_dict` gives them.
+        Entries of an earlier process about more than `images_seen` images are obsolete: the run does not go
+        on from them. `recipe` is all settings, as `Recipe.to_dict` returns them.
         """
         ...
 
@@ -64,8 +64,8 @@ class TensorBoard:
 class RunLog:
     """Appends to `folder/log.jsonl`, from `images_seen` on, and passes everything to the loggers' writers.
 
-    Lines about more than `images_seen` images, and a torn last line, are dropped on opening.
-    Every method raises OSError when the disk is full; a line that did not fit leaves nothing behind.
+    Lines about more than `images_seen` images, and an incomplete last line, are dropped on opening. Every
+    method raises OSError when the disk is full; a line is written completely or not at all.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class RunLog:
             self._opened = opened.pop_all()
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
-        """One line: `images` seen, then `values`, "seconds" of training among them.
+        """Write a line of `images` seen and `values`, which must have the "seconds" of training.
 
-        JSON knows neither NaN nor infinity: both become null in the line.
+        NaN and infinity, which JSON lacks, are written as null.
         """
         assert "seconds" in values, "every line of the log has its time"
         record = {"images": images, **{key: _finite_or_none(value) for key, value in values.items()}}
@@ -99,28 +99,28 @@ class RunLog:
             writer.scalars(images, values)
 
     def sample(self, images: int, png_path: Path) -> None:
-        """Passes on the picture at `png_path`, which was drawn after `images` images."""
+        """Pass the sample grid at `png_path`, drawn at `images` images seen, to the writers."""
         for writer in self._writers:
             writer.sample(images, png_path)
 
     def close(self) -> None:
-        """Closes the file and the writers; everything is written already."""
+        """Close the file and the writers; nothing is buffered."""
         self._opened.close()
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The lines of `folder/log.jsonl` in order, null as NaN; none if there is no file.
+    """The lines of `folder/log.jsonl` in order, with null as NaN; empty where there is no file.
 
-    A last line that was not written to its end, and one that is damaged, are left out.
+    Damaged lines and an incomplete last line are left out.
     """
     records = (record for _, record in _whole_lines(Path(folder) / "log.jsonl"))
     return [{key: math.nan if value is None else value for key, value in line.items()} for line in records]
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """The group that a logged number belongs to and its name there: "term_r1" gives ("term", "r1").
+    """The group of a logged number and its name within the group: "term_r1" gives ("term", "r1").
 
-    A key of no known group is grouped by its first word; one that is a group itself has no name.
+    A key of no known group is split after its first word; a key that is a group has the empty name.
     """
     for group in GROUPS:
         if key == group or key.startswith(f"{group}_"):
@@ -130,10 +130,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 class _EventFile:
-    """One file of TensorBoard events, written as they come.
+    """A file of TensorBoard events, written without buffering or threads.
 
-    `SummaryWriter` writes from a thread: a full disk would be a traceback there and an error only at some
-    later call, and workers forked beside a thread are a warning in Python 3.12.
+    `SummaryWriter` writes from a thread: there a full disk gives a traceback and raises only at a later call,
+    and Python 3.12 warns of workers that are forked beside a thread.
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -178,7 +178,7 @@ class _EventFile:
 
 
 class _Whole:
-    """An unbuffered file whose writes happen whole, or (OSError) not at all."""
+    """An unbuffered file whose writes are complete or, where they raise OSError, undone."""
 
     def __init__(self, file: io.FileIO):
         self._file, self.close, self.flush = file, file.close, file.flush
@@ -198,7 +198,7 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
-    """Each line that parses, and what it says."""
+    """Each complete line that parses, and its contents."""
     content = path.read_bytes() if path.exists() else b""
     # What follows the last line end was never finished, even where it happens to parse.
     for line in content.split(b"\n")[:-1]:
@@ -209,7 +209,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
 
 
 def forget_after(path: Path, images_seen: int) -> None:
-    """Drop the lines of `path` about more than `images_seen` images, and a torn last line."""
+    """Drop the lines of `path` about more than `images_seen` images, and an incomplete last line."""
     if not path.exists():
         return
     kept = [line for line, record in _whole_lines(path) if record["images"] <= images_seen]

@@ -24,7 +24,7 @@ from vitgan.engine.checkpoint import data_facts, prune, restore, save_checkpoint
 from vitgan.engine.environment import environment
 from vitgan.engine.evaluation import Watch
 from vitgan.engine.recipe import RunRecipe
-from vitgan.engine.records import MOST_SAMPLES, Diverged, Records, StepMetrics, passed, spacing
+from vitgan.engine.records import Diverged, Records, StepMetrics, passed, sample_spacing, spacing
 from vitgan.engine.task import Task
 from vitgan.metrics import Evaluation
 
@@ -33,7 +33,7 @@ TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal 
 
 
 class Interrupt:
-    """Whether a signal has asked to stop, and which."""
+    """A request to stop that came as a signal; false until one has come."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -48,7 +48,7 @@ class Interrupt:
         return self.number > 0
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
-        """Handles a signal; the second one stops at once with KeyboardInterrupt."""
+        """The signal handler. The first signal is recorded, a second one raises KeyboardInterrupt at once."""
         if self:
             if time.monotonic() - self._asked >= self._pause:
                 raise KeyboardInterrupt
@@ -61,7 +61,10 @@ class Interrupt:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Interrupt]:
-    """Within it SIGINT and SIGTERM set the Interrupt. Outside the main thread signals stay as they are."""
+    """A context within which SIGINT and SIGTERM set the Interrupt that it yields.
+
+    Outside the main thread, where Python allows no handlers, signals stay as they are.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -81,7 +84,8 @@ MOST_ROLLBACKS = 5  # without a checkpoint in between
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended."""
+    """The end of a call of `train`: the run's folder, the images seen and seconds trained in all, and whether
+    the run is complete."""
 
     folder: Path
     images_seen: int
@@ -90,7 +94,7 @@ class Outcome:
 
 
 class Run:
-    """One run on this process."""
+    """A run in this process: the training loop, its clocks, and what is due when."""
 
     def __init__(
         self, recipe: RunRecipe, folder: Path, images: ImageSet, task: Task, device: torch.device, quiet: bool
@@ -104,7 +108,7 @@ class Run:
         self._watch = self._build_watch()
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint, or from the start."""
+        """Load the newest checkpoint, or begin at image 0, and open the records there."""
         restored = restore(self.folder, self.images, self.task)
         self.images_seen, self.seconds = restored.images_seen, restored.seconds
         self.rollbacks = max(self.rollbacks, restored.rollbacks)
@@ -121,7 +125,7 @@ class Run:
                     self.records.message(note)
 
     def train(self, interrupt: Interrupt) -> Outcome:
-        """Train until images or minutes are through, or a signal; goes back where that is wanted."""
+        """Train until the images or minutes are reached or a signal comes, with rollbacks where allowed."""
         self._on_main(
             lambda records: records.event("started", self.images_seen, processes=collectives.world_size())
         )
@@ -137,7 +141,7 @@ class Run:
         return Outcome(self.folder, self.images_seen, self.seconds, ended)
 
     def _train(self, interrupt: Interrupt) -> None:
-        """The loop."""
+        """The training loop. Raises Diverged where a number is out of bounds."""
         stream = batches(
             self.images,
             batch=self.options.batch,
@@ -159,7 +163,7 @@ class Run:
         self._save()
 
     def _seed(self) -> int:
-        """Of what is drawn now: the recipe's, and another one after each return to a checkpoint."""
+        """The seed of random numbers drawn now: the recipe's, and another one after each rollback."""
         if self.rollbacks == 0:
             return self.options.seed
         return int(np.random.SeedSequence((self.options.seed, self.rollbacks)).generate_state(1)[0])
@@ -170,7 +174,7 @@ class Run:
         self.images_seen += self.options.batch
 
     def _agree(self, interrupt: Interrupt) -> None:
-        """One clock, rank 0's, and one wish to stop: a signal to one process ends all after the same step."""
+        """Share rank 0's clock and any process's signal, so that all ranks stop after the same step."""
         clock = time.perf_counter() - self._began if collectives.rank() == 0 else 0.0
         before = self.seconds
         self.seconds, number = collectives.all_reduce_max([clock, interrupt.number])
@@ -183,7 +187,7 @@ class Run:
         scores = self._evaluate() if self._watch and self._due(self.evaluation.every) else {}
         if scores or self._due(spacing(self.options.log_every, self.images_seen, MOST_LINES)):
             self._write_log(scores)
-        if self._due(spacing(self.options.sample_every, self.images_seen, MOST_SAMPLES)):
+        if self._due(sample_spacing(self.options, self.images_seen)):
             self._sample()
         marks = (self.options.checkpoint_every, self.options.keep_every)
         waited = self.seconds - self._saved_seconds
@@ -200,7 +204,7 @@ class Run:
         return enough_images or (minutes is not None and self.seconds >= 60 * minutes)
 
     def _on_main(self, action: Callable[[Records], object]) -> None:
-        """What rank 0 does while the others wait; its error is everyone's."""
+        """Run `action` on rank 0 while the others wait; an error there is raised on every rank."""
         with collectives.errors_shared():
             if self.records is not None:
                 action(self.records)
@@ -210,7 +214,7 @@ class Run:
             self.records.beat(self.images_seen, self.seconds, state, now=now)
 
     def _build_watch(self) -> Watch | None:
-        """What scores the run while it trains, if its recipe asks for that."""
+        """The evaluation of the run while it trains; None where its recipe asks for none."""
         options = self.evaluation
         if options.every is None or self.task.generator is None:
             return None
@@ -222,7 +226,10 @@ class Run:
         return watch
 
     def _evaluate(self) -> dict[str, float]:
-        """Score, keep the checkpoint if it is the best, give what the log shows. No training time passes."""
+        """Evaluate, keep the checkpoint if it is the best, and return what the log shows.
+
+        The time it takes does not count as training.
+        """
         assert self._watch is not None
         assert self.task.generator is not None
         start = time.perf_counter()
@@ -256,11 +263,11 @@ class Run:
         return {"seconds": self.seconds, "step": self.images_seen // self.options.batch}
 
     def _sample(self) -> None:
-        """A picture of what the task can do."""
+        """Write a sample grid at the present number of images."""
         self._on_main(lambda records: records.sample(self.images_seen, self.task.picture()))
 
     def _save(self) -> None:
-        """A checkpoint, unless a number since the last one was not finite."""
+        """Write a checkpoint. Raises Diverged where a number or weight since the last is out of bounds."""
         self._write_log()
         nothing_yet = self.images_seen == 0 and self.options.on_nan == "stop"
         if nothing_yet or self.images_seen == self.saved_images:
@@ -285,7 +292,7 @@ class Run:
         return passed(images_seen, spacing(every, self.images_seen, MOST_MILESTONES), self.options.batch)
 
     def _description(self) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
+        """The description that a checkpoint has beside its tensors."""
         return {
             "seconds": self.seconds,
             "rollbacks": self.rollbacks,
@@ -296,7 +303,7 @@ class Run:
         }
 
     def _diverged(self, error: Diverged) -> None:
-        """Note it; then go back to the last checkpoint with other random numbers, or raise it."""
+        """Record the error, then roll back to the last checkpoint with other random numbers, or raise it."""
         self._on_main(lambda records: records.diverged(error, self._clocks()))
         if self.options.on_nan == "stop" or self.saved_images is None or self._tries == MOST_ROLLBACKS:
             raise error
@@ -326,7 +333,7 @@ class Run:
             records.message(f"Stopped by {name}, {saved}: {done}. The same command goes on.")
 
     def stopped(self, reason: str) -> None:
-        """Say in report, events and heartbeat that the run has stopped for a reason, if the disk has room."""
+        """Write to report, events and heartbeat that the run has stopped and why; a full disk is ignored."""
         if self.records is None:
             return
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a person who watches a run sees: one bar on a terminal, else a plain line now and then."""
+"""The progress of a run for the person who watches it: a bar on a terminal, else occasional plain lines."""
 
 import sys
 import time
@@ -18,10 +18,10 @@ LOSSES = {"loss_discriminator": "loss D", "loss_generator": "loss G"}
 class Progress:
     """Images seen, images/s, losses and time left, on stderr.
 
-    A bar where stderr is a terminal, else lines without any control characters, and nothing at all, messages
-    included, when `quiet`. The lines come about every 10 seconds of training at first, every 10 minutes after
-    10 hours. Time left is to whichever of `target_images` and `target_seconds` comes first at the present
-    speed.
+    It is a bar where stderr is a terminal, else lines without control characters; with `quiet` there is
+    nothing, messages included. Lines come about every 10 seconds of training at first and every 10 minutes
+    after 10 hours. The time left is that to whichever of `target_images` and `target_seconds` comes first at
+    the present speed.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Progress:
         self._last_line = time.monotonic()
 
     def update(self, images: int, seconds: float, values: dict[str, float]) -> None:
-        """After a step: `images` seen and `seconds` of training in all, `values` named as in the log."""
+        """Show `images` seen, `seconds` of training in all, and `values`, which are named as in the log."""
         self._recent.append((images, seconds))
         while len(self._recent) > 2 and self._recent[1][1] <= seconds - SECONDS_OF_PRESENT_SPEED:
             self._recent.popleft()
@@ -53,7 +53,7 @@ class Progress:
             self._show()
 
     def beat(self, images: int, seconds: float, state: str) -> None:
-        """A sign of life, where no line has come for a minute longer than usual."""
+        """Print a line that the run is alive, where none has come for a minute longer than usual."""
         if (
             self._bar is None
             and time.monotonic() - self._last_line >= self._pause(seconds) + SECONDS_OF_SILENCE
@@ -67,14 +67,14 @@ class Progress:
         return min(max(SECONDS_BETWEEN_LINES, grown), MOST_SECONDS_BETWEEN_LINES)
 
     def message(self, text: str) -> None:
-        """One line for the person who watches, above the bar."""
+        """Print a line for the user, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif not self._quiet:
             self._print(text)
 
     def close(self) -> None:
-        """Shows the last update, and leaves the bar as it stands."""
+        """Show the last update, and leave the bar as it is."""
         self._show()
         if self._bar is not None:
             self._bar.close()
@@ -130,7 +130,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03 for hours, 2:03 for less."""
+    """A duration as hours:minutes:seconds, as in 1:02:03, or without hours, as in 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""The recipe: everything that a run is, as one frozen dataclass of its parts' options."""
+"""The recipe: all settings of a run, as one frozen dataclass of the options of its parts."""
 
 import abc
 import re
@@ -22,7 +22,7 @@ Precision = Literal["fp32", "bf16", "auto"]
 
 
 def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """bf16 when asked for, or by "auto" where the hardware multiplies bf16 matrices; else fp32."""
+    """The dtype of activations: bf16 for "bf16", or for "auto" where the hardware has it; else fp32."""
     if precision == "auto":
         precision = "bf16" if _has_bf16(device) else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
@@ -36,37 +36,37 @@ def _has_bf16(device: torch.device) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How long, how often, and from which seed. Numbers of images are images seen."""
+    """Settings of the training loop. All numbers of images count images seen, with repetition."""
 
     batch: int = option(128, least=1)
-    """Images of an update."""
+    """Images of an update, over all processes."""
     generator_every: int = option(1, least=1)
     """Discriminator updates for each generator update."""
     shared_fakes: bool = True
-    """Both players' updates use the same fakes, made in one pass; False draws a set for each."""
+    """Use the same fakes, of one forward pass, in both players' updates; False draws a set for each."""
     judge_real_again: bool = False
-    """The generator's loss sees the real images' logits of the updated discriminator, at one more pass; else
-    those of the discriminator's update. A loss that does not look at them does the same either way."""
+    """The generator's loss sees the real images' logits of the updated discriminator, which takes a further
+    forward pass; else those of the discriminator's update. A loss that ignores them is not affected."""
     accumulate: int | None = option(None, least=1)
-    """Parts that a batch is computed in, by one process one after the other: less memory for the same update.
+    """Micro-batches of a batch, whose gradients are accumulated: less memory for the same update.
 
-    None is one part for each process; but in fp32 on a CPU a single process sums the gradients of two halves,
-    so that it trains bit for bit as two processes do.
+    None is one for each process; but in fp32 on a CPU a single process sums the gradients of two halves, so
+    that it trains bit for bit as two processes do.
     """
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the transformer blocks; auto: on a CUDA GPU alone (a CPU gains little)."""
+    """torch.compile of the transformer blocks; auto: on a CUDA GPU only (a CPU gains little)."""
     images: int | None = option(None, above=0)
     """Stop after this many images."""
     minutes: float | None = option(None, above=0)
-    """Stop after this many minutes of training, resumed ones counted in."""
+    """Stop after this many minutes of training, those before a resume included."""
     seed: int = option(0, least=0)
-    """Of the weights, the order of the data, the latents and the augmentation."""
+    """Seed of the weights, the order of the data, the latents and the augmentation."""
     precision: Precision = "auto"
-    """Of the activations; auto is bf16 where the hardware computes in it, else fp32."""
+    """Precision of the activations; auto is bf16 where the hardware computes in it, else fp32."""
     threads: int | None = option(None, above=0)
-    """CPU threads of torch; None leaves its own choice. Small steps gain nothing from more than one."""
+    """CPU threads of torch; None is torch's own choice. Small steps gain nothing from more than one."""
     log_every: int = option(6400, least=1)
     """Images between two lines of the log."""
     sample_every: int = option(100_000, least=1)
@@ -76,15 +76,15 @@ class TrainingOptions:
     checkpoint_every: int = option(200_000, least=1)
     """Images between two checkpoints."""
     checkpoint_minutes: float = option(15.0, least=0)
-    """Minutes after which a checkpoint is due in any case."""
+    """Most minutes of training between two checkpoints."""
     keep: int = option(3, least=1)
-    """Checkpoints kept, the newest."""
+    """Number of newest checkpoints that are kept."""
     keep_every: int | None = option(1_000_000, above=0)
     """Images between two checkpoints kept for good; doubled in a long run, so that there are 8 at most."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """After a number that is not finite: stop, or go on from the last checkpoint with another seed."""
     largest: float = option(1e8, above=0)
-    """A loss, term or gradient norm beyond it counts as not finite."""
+    """Absolute value beyond which a loss, term or gradient norm counts as not finite."""
 
     def __post_init__(self) -> None:
         check(self, "training")
@@ -96,10 +96,10 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What a run measures of itself, how often."""
+    """Evaluation of a run while it trains."""
 
     every: int | None = option(None, least=1)
-    """Images between two evaluations; None for none."""
+    """Images seen between two evaluations; None evaluates never."""
     features: str = "inception"
     """inception, classifier, a file of Inception weights, or an extractor registered in torch-fidelity."""
     metrics: str = "fid"
@@ -123,8 +123,8 @@ class EvaluationOptions:
         return found
 
 
-# What may change between two commands on one run folder: it does not alter what a step computes, or (the
-# precision, the place of the same data) is the user's to move to another machine.
+# Settings that a resumed run may change: they do not alter what a step computes, or (the precision, the place
+# of the same data) must be free to differ on another machine.
 RESUMABLE = (
     "data.source",
     "data.memory_mib",
@@ -155,38 +155,41 @@ RESUMABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecipe(abc.ABC):
-    """What the recipes of every kind of run share: frozen dataclasses of options, to JSON and back."""
+    """The base of the recipes of all kinds of runs, frozen dataclasses that go to JSON and back."""
 
     name: str
     data: DataOptions
     training: TrainingOptions
     loggers: tuple[Logger, ...] = part("logger", factory=lambda: (TensorBoard(),))
-    """What the numbers of the log go to beside `log.jsonl`."""
+    """Further destinations of the log, beside `log.jsonl`."""
     evaluation = EvaluationOptions()
-    """How the run is scored while it trains; a kind without a generator is never scored."""
+    """Evaluation of the run while it trains; a kind without a generator is never evaluated."""
     draws_nothing = ""
-    """What the run is instead, as a clause, where it has no generator."""
+    """Where a kind of run has no generator: what it holds instead, as a clause for error messages."""
 
     @abc.abstractmethod
     def begin(self, images: ImageSet, device: torch.device) -> tuple[Task, ImageSet]:
-        """What the recipe trains, at image 0, and the part of `images` that its batches are drawn from."""
+        """The task that the recipe trains, at image 0, and the images from which its batches are drawn."""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready object that `from_dict` reads back."""
+        """The recipe as an object ready for JSON, which `from_dict` reads."""
         return to_dict(self)
 
     @classmethod
     def from_dict(cls, value: Any) -> Self:
-        """Raises UserError, naming the field, where `value` is not a recipe of this kind."""
+        """The recipe that `to_dict` wrote as `value`.
+
+        Raises UserError, naming the field, where `value` is not a recipe of this kind.
+        """
         return from_dict(value, cls)
 
     def conflicts(self, other: "RunRecipe") -> list[str]:
-        """'field: mine -> other' for each difference that keeps `other` from continuing a run of this one."""
+        """A line 'field: mine -> other' for each difference that keeps `other` from resuming its run."""
         lines = differences(self.to_dict(), other.to_dict())
         return [line for line in lines if re.split(r"[:\[]", line)[0] not in RESUMABLE]
 
     def require_parts(self) -> None:
-        """Raise UserError, naming the `--use` that is missing, where a part's class is not here."""
+        """Raise UserError, naming the `--use` that is missing, where a part's class is not registered."""
         for missing in missing_parts(self):
             raise missing.refusal()
 
@@ -195,18 +198,18 @@ KINDS = {"Recipe": "gan", "ClassifierRecipe": "classifier", "SirenRecipe": "sire
 """Where in `vitgan.engine` each kind of recipe is defined, by the "type" that is written with it."""
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""By format: makes what that format wrote of a recipe what the next one would have written.
+"""By format number: a function from a recipe as that format wrote it to one as the next format does.
 
-A field that is new needs none: where it is missing it has its default, which is what was done before.
-Whatever is renamed or moved raises `vitgan.engine.schema.FORMAT` and has its entry here.
+A new field needs none: where it is missing it takes its default, which must be the earlier behaviour. A field
+that is renamed or moved takes an entry here and a higher `vitgan.engine.schema.FORMAT`.
 """
 
 
 def read_recipe(value: Any, written: int = FORMAT) -> RunRecipe:
-    """A recipe of any kind from what `to_dict` gave in the format `written`.
+    """The recipe, of any kind, that `to_dict` wrote as `value` in the format number `written`.
 
-    A part of somebody's own whose class is not registered is a `MissingPart`. Raises UserError, naming the
-    field, where it is no recipe.
+    A part whose class is not registered, as one of the user's own, becomes a `MissingPart`. Raises UserError,
+    naming the field, where `value` is not a recipe.
     """
     for number in range(written, FORMAT):
         value = MIGRATIONS.get(number, lambda same: same)(value)

@@ -1,7 +1,7 @@
-"""What a run writes and says beside its checkpoints: log, events, samples, heartbeat, report, progress.
+"""The output of a run beside its checkpoints: log, events, samples, heartbeat, report and progress.
 
-`RUN/events.jsonl` has a line for every start, stop and fault; `RUN/heartbeat.json` says how the run stands
-now, every few seconds: a file whose time does not move belongs to a run that hangs or is gone.
+`RUN/events.jsonl` has a line for every start, stop and fault. `RUN/heartbeat.json` has the present state of
+the run and is rewritten every few seconds: where its time stands still, the run hangs or is gone.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from torch import Tensor
 
 from vitgan.distributed import collectives
 from vitgan.engine.environment import environment
-from vitgan.engine.grid import save_png
+from vitgan.engine.grid import sample_files, sample_path, save_png
 from vitgan.engine.loggers import RunLog
 from vitgan.engine.progress import Progress
-from vitgan.engine.recipe import RunRecipe
+from vitgan.engine.recipe import RunRecipe, TrainingOptions
 from vitgan.engine.report import write_report
 from vitgan.errors import UserError
 from vitgan.io import replacing
@@ -44,6 +44,18 @@ def spacing(every: int, images_seen: int, most: int) -> int:
     return every
 
 
+MOST_SAMPLES = 200  # sample grids that stay, evenly spread over the run
+
+
+def sample_spacing(options: TrainingOptions, images_seen: int) -> int:
+    """Images between two sample grids of a run that has seen `images_seen` images.
+
+    It is `options.sample_every`, doubled as the run grows: grids off the wider spacing are not drawn, and
+    those that were drawn before are deleted.
+    """
+    return spacing(options.sample_every, images_seen, MOST_SAMPLES)
+
+
 # In the order in which a step computes them: the first that is wrong is where it went wrong.
 FIRST_TO_LAST = (
     "term_",
@@ -55,7 +67,7 @@ FIRST_TO_LAST = (
 
 
 class Diverged(UserError):
-    """A number of training is NaN, infinite or larger than any that training recovers from.
+    """Raised where a number of a training step is NaN, infinite or beyond `TrainingOptions.largest`.
 
     Attributes
         images: images seen before the step.
@@ -69,9 +81,9 @@ class Diverged(UserError):
 
 
 class StepMetrics:
-    """Gathers the scalars of steps without waiting for the device; `read` gives their means.
+    """Collects the scalars of steps without waiting for the device; `read` returns their means.
 
-    A number beyond `largest` either way counts as one that is not finite does.
+    A number whose absolute value is above `largest` is treated as one that is not finite.
     """
 
     def __init__(self, largest: float = math.inf) -> None:
@@ -82,13 +94,14 @@ class StepMetrics:
         return bool(self._steps)
 
     def add(self, images_seen: int, values: dict[str, Tensor]) -> None:
-        """`values` are those of the step that began at `images_seen` images."""
+        """Add the scalars of the step that began at `images_seen` images."""
         self._steps.append((images_seen, values))
 
     def read(self) -> dict[str, float]:
-        """The mean of each number, over all processes and the steps that had it since the last reading.
+        """The mean of each scalar over all processes and over the steps since the last call that had it.
 
-        Raises Diverged, naming the image count, the term and the gradient norms, when one was out of bounds.
+        Raises Diverged, with the image count, the scalar's name and the gradient norms, where one is out of
+        bounds.
         """
         steps = [(images, list(values), torch.stack(list(values.values()))) for images, values in self._steps]
         self._steps.clear()
@@ -127,11 +140,10 @@ class StepMetrics:
 
 EVENTS, HEARTBEAT = "events.jsonl", "heartbeat.json"
 SECONDS_BETWEEN_BEATS = 10.0
-MOST_SAMPLES = 200  # pictures that stay, evenly spread over the run
 
 
 class Records:
-    """The files of one run, from `images_seen` on. Methods that write raise OSError when the disk is full."""
+    """Writes the files of one run, from `images_seen` on. Methods raise OSError where the disk is full."""
 
     def __init__(
         self,
@@ -158,21 +170,21 @@ class Records:
         self._speed = 0.0
 
     def scalars(self, images_seen: int, line: dict[str, float]) -> None:
-        """One line of the log, in the progress too."""
+        """Write a line of the log and update the progress."""
         self.log.scalars(images_seen, line)
         self._speed = line["images_per_second"]
         self.progress.update(images_seen, line["seconds"], line)
 
     def event(self, kind: str, images_seen: int, **facts: Any) -> None:
-        """One line of what happened to the run, with the time of the day."""
+        """Append an event of the run, with the present time, to `events.jsonl`."""
         line = {"time": _now(), "event": kind, "images": images_seen, **facts}
         with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def beat(self, images_seen: int, seconds: float, state: str, *, now: bool = False) -> None:
-        """How the run stands, at most every 10 seconds unless it must be `now`; a full disk is no error.
+        """Write the heartbeat, at most every 10 seconds unless `now`; a full disk is ignored.
 
-        A line says so too where nothing else was said for long.
+        It also prints a line where the progress has printed none for long.
         """
         clock = time.monotonic()
         if not now and clock - self._beaten < SECONDS_BETWEEN_BEATS:
@@ -194,32 +206,31 @@ class Records:
             temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def sample(self, images_seen: int, picture: Image.Image) -> None:
-        """Keep a picture, and only as many of the earlier ones as show the run evenly."""
-        folder = self.folder / "samples"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{images_seen:012d}.png"
+        """Write a sample grid, and delete the earlier ones that are off the present `sample_spacing`."""
+        path = sample_path(self.folder, images_seen)
+        path.parent.mkdir(exist_ok=True)
         save_png(path, picture)
         self.log.sample(images_seen, path)
         options = self.recipe.training
-        every = spacing(options.sample_every, images_seen, MOST_SAMPLES)
-        earlier = [p for p in folder.glob("*.png") if p.stem.isdecimal() and int(p.stem) < images_seen]
-        for old in earlier:
-            if not passed(int(old.stem), every, options.batch):
+        every = sample_spacing(options, images_seen)
+        for old in sample_files(self.folder):
+            seen = int(old.stem)
+            if seen < images_seen and not passed(seen, every, options.batch):
                 old.unlink(missing_ok=True)
 
     def has_sample(self, images_seen: int) -> bool:
-        """Whether the picture at `images_seen` is there."""
-        return (self.folder / "samples" / f"{images_seen:012d}.png").exists()
+        """Whether there is a sample grid at `images_seen`."""
+        return sample_path(self.folder, images_seen).exists()
 
     def diverged(self, error: Diverged, clocks: Mapping[str, float]) -> None:
-        """The step that went wrong, with all of its numbers, in log and events."""
+        """Write the step that diverged, with all of its scalars, to the log and the events."""
         self.log.scalars(error.images, {**clocks, **error.values, f"diverged_{error.term}": 1.0})
         norms = {k: v for k, v in error.values.items() if k.startswith("gradient_norm")}
         shown = {key: value if abs(value) < float("inf") else str(value) for key, value in norms.items()}
         self.event("diverged", error.images, term=error.term, reason=str(error), **shown)
 
     def report(self, status: str) -> None:
-        """Write the run's page."""
+        """Write the run's page `report.html`; `status` is a sentence on how the run stands."""
         write_report(
             self.folder,
             title=f"vitgan {self.recipe.name}",
@@ -238,7 +249,7 @@ def _now() -> str:
 
 
 def _resources(folder: Path, device: torch.device) -> dict[str, float]:
-    """Memory of this process and of the GPU, MiB, and what is free on the run's disk, GiB."""
+    """The memory of this process and of the GPU in MiB, and the free space of the run's disk in GiB."""
     found = {"disk_free_gib": round(shutil.disk_usage(folder).free / 2**30, 2)}
     with contextlib.suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitgan.engine.grid import sample_files
 from vitgan.engine.loggers import GROUPS, read_log, split_key
 from vitgan.io import replacing
 
@@ -38,7 +39,7 @@ COLOUR_OF = {"discriminator": 0, "generator": 1, "real": 2, "fake": 5, "gap": 3}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One plot: its heading, what it shows in a sentence, and the <svg> element."""
+    """A plot: its heading, a sentence on what it shows, and the <svg> element."""
 
     heading: str
     description: str
@@ -55,13 +56,13 @@ def panels(lines: list[dict]) -> list[Panel]:
 
 
 def smoothed(y: np.ndarray) -> np.ndarray:
-    """The mean of each value (n,) and its neighbours, a twenty-fifth of all; fewer at the ends."""
+    """The moving average of y (n,) over a twenty-fifth of its length, over fewer values at the ends."""
     window = np.ones(2 * (len(y) // 50) + 1)
     return np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` of the points (n,), (n,): lowest and highest of each stretch, so no spike is lost."""
+    """At most `most` of the points x, y (n,): the lowest and highest of each stretch, so no spike is lost."""
     if len(x) <= most:
         return x, y
     stretches = np.array_split(np.arange(len(x)), most // 2)
@@ -135,7 +136,7 @@ def _dress(axes) -> None:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """The <svg> element alone: ids unlike another plot's, ink the page's, paths to 1/100 of a point."""
+    """The <svg> element with unique ids, the page's text colour, and paths rounded to 1/100 of a point."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", svg, count=5)
     svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
@@ -143,7 +144,7 @@ def _inline(svg: str, prefix: str) -> str:
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
-MOST_SAMPLES = 12
+MOST_SHOWN = 12  # sample grids on the page
 # A base64 character holds 6 bits: with the curves, a page of less than 2 MB.
 BYTES_OF_LAST_SAMPLE, BYTES_OF_EARLIER_SAMPLE = 400_000, 50_000
 LINES_OF_END = 10  # "at the end" is the mean of so many of the log's last lines
@@ -157,11 +158,10 @@ FACTS_AT_END = {  # key in the log: what it is called in the headline
 
 
 def write_report(folder: Path, *, title: str, recipe: dict, environment: dict[str, str], status: str) -> None:
-    """Writes `folder/report.html` from what there is of `folder/log.jsonl` and `folder/samples/*.png`.
+    """Write `folder/report.html` from `folder/log.jsonl` and the sample grids, as far as they exist.
 
-    A sample's name is the images seen at it: 000012800.png. Other pictures are left out.
-    recipe: `vitgan.config.to_dict` of the run's. status: a sentence on how the run stands.
-    The page is whole, or (OSError, for instance of a full disk) the one before it stays.
+    recipe: `vitgan.config.to_dict` of the run's recipe. status: a sentence on how the run stands. The write
+    is atomic: where it raises OSError, of a full disk for instance, the previous page stays.
     """
     page = _page(title, status, _sections(folder, recipe, environment))
     with replacing(folder / "report.html") as temporary:
@@ -169,7 +169,7 @@ def write_report(folder: Path, *, title: str, recipe: dict, environment: dict[st
 
 
 def settings(value: Any, where: str = "") -> list[tuple[str, str]]:
-    """Every leaf of `vitgan.config.to_dict` as (dotted field, value); an object's own row is its class."""
+    """Every leaf of `vitgan.config.to_dict` as (dotted field, value); the row of an object is its class."""
     if isinstance(value, dict):
         own = [(where, str(value["type"]))] if where and "type" in value else []
         fields = [(f"{where}.{key}".lstrip("."), item) for key, item in value.items() if key != "type"]
@@ -190,7 +190,7 @@ def _sections(folder: Path, recipe: dict, environment: dict[str, str]) -> list[s
     lines = read_log(folder)
     return [
         _facts(lines),
-        _section("Samples", _samples(sorted(_sample_files(folder), key=lambda path: int(path.stem)))),
+        _section("Samples", _samples(sample_files(folder))),
         _section("Curves", _curves(lines)),
         _section("Settings", _settings_tables(recipe)),
         _section("Versions and hardware", _table("Environment", list(environment.items()))),
@@ -229,14 +229,10 @@ def _curves(lines: list[dict]) -> str:
     return f'<p class="note">{note}</p>\n<div class="curves">{"".join(figures)}</div>'
 
 
-def _sample_files(folder: Path) -> list[Path]:
-    return [path for path in (folder / "samples").glob("*.png") if path.stem.isdigit()]
-
-
 def _samples(files: list[Path]) -> str:
     if not files:
         return "<p>No samples yet.</p>"
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(MOST_SAMPLES, len(files))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(MOST_SHOWN, len(files))).round().astype(int))
     *earlier, last = [files[index] for index in chosen]
     strip = "".join(_picture(path, BYTES_OF_EARLIER_SAMPLE) for path in earlier)
     latest = f'<div class="latest">{_picture(last, BYTES_OF_LAST_SAMPLE)}</div>'
@@ -256,7 +252,7 @@ def _picture(path: Path, most_bytes: int) -> str:
 
 
 def _shrunk(path: Path, most_bytes: int) -> bytes:
-    """The picture as JPEG of at most `most_bytes`, made smaller until it is."""
+    """The picture as a JPEG of at most `most_bytes`, reduced in size until it fits."""
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     while True:

@@ -1,4 +1,4 @@
-"""A run's folder: which recipe it belongs to, reading a generator back, and how every run below it stands."""
+"""The folder of a run: its recipe, its lock, loading networks from it, and an overview of many runs."""
 
 import errno
 import json
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,13 +29,14 @@ from vitgan.engine.checkpoint import (
 )
 from vitgan.engine.evaluation import best_evaluation
 from vitgan.engine.gan import Recipe, average_name
+from vitgan.engine.grid import sample_files
 from vitgan.engine.recipe import RunRecipe, read_recipe
 from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
 from vitgan.engine.schema import FORMAT, whole_number
 from vitgan.errors import UserError, did_you_mean
 from vitgan.io import read_json, replacing, try_lock
 from vitgan.metrics.protocol import headline
-from vitgan.models import Generator
+from vitgan.models import Discriminator, Generator
 from vitgan.models.base import load_network
 
 RECIPE, LOCK = "recipe.json", ".lock"
@@ -42,7 +44,7 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def check(folder: Path, recipe: RunRecipe) -> None:
-    """Raise UserError, naming the first difference, when `folder` holds a run of another recipe."""
+    """Raise UserError, naming the first difference, where `folder` has a run that `recipe` cannot resume."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with --out.")
     known = _known_recipe(folder)
@@ -57,9 +59,9 @@ def check(folder: Path, recipe: RunRecipe) -> None:
 
 @contextmanager
 def claimed(folder: Path, recipe: RunRecipe) -> Iterator[None]:
-    """Within it `folder` is the run folder of `recipe` and this process alone trains there.
+    """A context within which `folder` is the run folder of `recipe`, locked by this process.
 
-    Raises UserError when another process does, OSError when the folder cannot be written.
+    Raises UserError where another process trains there, OSError where the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:
@@ -71,7 +73,7 @@ def claimed(folder: Path, recipe: RunRecipe) -> Iterator[None]:
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
-    """The sentence for an `error` of the system while a run writes to `folder`."""
+    """The UserError that explains a system's `error` while a run reads or writes `folder`."""
     saved = checkpoints(folder)
     state = (
         f"The last checkpoint, at image {int(saved[-1].name):,}, is kept"
@@ -91,7 +93,7 @@ def unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _known_recipe(folder: Path) -> RunRecipe | None:
-    """The recipe of the run in `folder`, from its newest checkpoint if its own file is gone or damaged."""
+    """The recipe in `recipe.json` of the run in `folder`, or else in its newest sound checkpoint."""
     with suppress(OSError, ValueError):
         return _read_recipe_file(folder / RECIPE)
     for checkpoint in reversed(checkpoints(folder)):
@@ -101,7 +103,7 @@ def _known_recipe(folder: Path) -> RunRecipe | None:
 
 
 def _read_recipe_file(path: Path) -> RunRecipe:
-    """The recipe that `claimed` wrote. Raises OSError, or ValueError where it is none."""
+    """The recipe in the file that `claimed` wrote. Raises OSError, or ValueError where it is not a recipe."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError("it is no object")
@@ -112,7 +114,7 @@ def _read_recipe_file(path: Path) -> RunRecipe:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what a process that was killed had half written (`vitgan.io`)."""
+    """Delete the temporary files that a killed process has left (`vitgan.io`)."""
     for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         if _TEMPORARY.fullmatch(left.name) is not None:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
@@ -135,47 +137,71 @@ def load_generator(run: str | Path, average: float | None = None) -> Generator:
 
 
 def read_generator(run: str | Path, average: float | None = None) -> tuple[Generator, dict[str, Any]]:
-    """`load_generator`'s, and the description of the checkpoint that it comes from."""
+    """The generator as `load_generator` returns it, and the description of the checkpoint it comes from."""
     tensors, description = read_run(Path(run))
-    recipe = recipe_of(description)
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"{run} holds {recipe.draws_nothing}")
+    return build_generator(tensors, description, run, average), description
+
+
+def build_generator(
+    tensors: dict[str, Tensor], description: dict[str, Any], run: str | Path, average: float | None = None
+) -> Generator:
+    """The averaged generator of what `read_run` read from `run`, on the CPU, frozen and in eval mode.
+
+    `average` is one of the recipe's `ema.lengths`, or None. Raises UserError where `run` has no generator or no
+    such average, or the tensors do not fit its recipe.
+    """
+    recipe = _game(description, run)
     if average is not None and average not in recipe.ema.lengths:
         kept = ", ".join(f"{length:g}" for length in recipe.ema.lengths) or "none beside the usual one"
         raise UserError(f"{run} has no average of length {average:g}; it keeps {kept} (--ema.lengths).")
-    generator = load_network(
-        lambda: recipe.generator.build(
-            resolution=recipe.data.resolution, channels=recipe.data.channels, classes=description["classes"]
-        ),
-        tensors,
-        average_name(average),
-        run,
-    )
-    return generator, description
+    build = partial(recipe.generator.build, **_sizes(description, run))
+    return load_network(build, tensors, average_name(average), run)
+
+
+def build_discriminator(
+    tensors: dict[str, Tensor], description: dict[str, Any], run: str | Path
+) -> Discriminator | None:
+    """The discriminator, as `build_generator` builds the generator; None where `run` is an exported one."""
+    if not any(name.startswith("discriminator.") for name in tensors):
+        return None
+    build = _game(description, run).discriminator.build
+    return load_network(partial(build, **_sizes(description, run)), tensors, "discriminator", run)
+
+
+def _game(description: dict[str, Any], run: str | Path) -> Recipe:
+    recipe = recipe_of(description)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{run} holds {recipe.draws_nothing}")
+    return recipe
+
+
+def _sizes(description: dict[str, Any], run: str | Path) -> dict[str, int]:
+    """What the networks of `run` are built for."""
+    data = _game(description, run).data
+    return {"resolution": data.resolution, "channels": data.channels, "classes": description["classes"]}
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run's folder, whatever is in it yet, a checkpoint's, or that of the best one."""
+    """Whether `path` is the folder of a run, be it without a checkpoint yet, of a checkpoint or an export."""
     marks = (DESCRIPTION, "checkpoints", RECIPE)
     return any((path / mark).exists() for mark in marks) or bool(_kept(path)) or is_exported(path)
 
 
 def _kept(path: Path) -> list[Path]:
-    """The checkpoints that lie in `path` itself, as a run's best one in RUN/best."""
+    """The checkpoints directly in `path`, as the best one of a run is in RUN/best."""
     return [folder for folder in numbered(path) if (folder / DESCRIPTION).exists()]
 
 
 def _near(path: Path) -> list[str]:
-    """The runs beside `path`, and the generator of the package."""
+    """Names to suggest instead of `path`: the runs beside it, and the generator of the package."""
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return ["digits", *(str(one) for one in beside if one.is_dir() and is_run(one))]
 
 
 def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a run folder's newest whole checkpoint, of one checkpoint's folder, or of an
-    exported one.
+    """Tensors and description of a run's newest sound checkpoint, of a single checkpoint, or of an export.
 
-    Raises UserError when there is none.
+    Raises UserError where there is none.
     """
     single = load_checkpoint if (path / DESCRIPTION).exists() else None
     single = read_exported if single is None and is_exported(path) else single
@@ -213,9 +239,8 @@ SILENT = 12 * SECONDS_BETWEEN_BEATS  # without a beat a run at work is silent
 
 
 def overview(folder: Path) -> list[dict[str, Any]]:
-    """Of every run in `folder`, or of `folder` itself where it is one, by name; None where nothing is known.
+    """The `facts` of every run in `folder`, by name, or of `folder` itself where it is a run.
 
-    Keys: run, recipe, data, images, score, last sample, state. Files that cannot be read are passed over.
     Raises UserError where there is no such folder.
     """
     if folder.is_file():
@@ -228,11 +253,14 @@ def overview(folder: Path) -> list[dict[str, Any]]:
 
 
 def facts(run: Path) -> dict[str, Any]:
-    """Of one run."""
+    """The state of one run: its run, recipe, data, images, score, last sample and state.
+
+    A value is None where nothing is known; files that cannot be read are ignored.
+    """
     recipe, beat = _object(run / RECIPE), _object(run / HEARTBEAT)
     data = recipe.get("data")
     saved = [int(path.name) for path in checkpoints(run)]
-    pictures = sorted((run / "samples").glob("[0-9]*.png"))
+    pictures = sample_files(run)
     return {
         "run": run.name,
         "recipe": _text(recipe.get("name")),
@@ -268,7 +296,7 @@ def _score(run: Path) -> str | None:
 
 
 def _state(beat: dict[str, Any]) -> str | None:
-    """What the heartbeat says; of a run at work also that it has been silent for long."""
+    """The state in a heartbeat; for a run at work whose heartbeat is old, that it is gone or silent."""
     state = _text(beat.get("state"))
     if state not in AT_WORK:
         return state

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: its fields and their types, checked before anything is made of them."""
+"""The schema of a checkpoint's description: its fields and types, checked before anything else uses them."""
 
 import math
 import re
@@ -6,57 +6,60 @@ from collections.abc import Callable
 from typing import Any
 
 FORMAT, MOST_FORMAT = 2, 10**6
-"""Of everything that a run writes. 2: parts name their module; fields may be missing; loggers are parts."""
+"""Number of the format of all that a run writes, and the largest number that is read as one.
+
+Format 2: parts name their module, fields may be missing, loggers are parts.
+"""
 MOST_IMAGES, MOST_CLASSES = 2**62, 2**31
 Test = Callable[[Any], bool]
 
 
 def whole_number(least: int, most: int = MOST_IMAGES) -> Test:
-    """Whether it is a whole number from `least` to `most`."""
+    """A test whether a value is an integer from `least` to `most`."""
     return lambda value: type(value) is int and least <= value <= most
 
 
 def number(value: Any) -> bool:
-    """Whether it is a number, NaN and infinity too, as a measured one may be."""
+    """Whether `value` is a number; NaN and infinity, which a measurement may give, are numbers too."""
     return type(value) in (int, float)
 
 
 def text(value: Any) -> bool:
-    """Whether it is text."""
+    """Whether `value` is a string."""
     return isinstance(value, str)
 
 
 def each(test: Test) -> Test:
-    """Whether it is a list whose every item passes."""
+    """A test whether a value is a list whose items all pass `test`."""
     return lambda value: isinstance(value, list) and all(map(test, value))
 
 
 def every(test: Test) -> Test:
-    """Whether it is an object whose every value passes."""
+    """A test whether a value is a JSON object whose values all pass `test`."""
     return lambda value: isinstance(value, dict) and all(map(test, value.values()))
 
 
 def fields(**tests: Test) -> Test:
-    """Whether it is an object that has these fields, others beside, and each passes."""
+    """A test whether a value is a JSON object that has all these fields, each of which passes its test."""
     return lambda value: (
         isinstance(value, dict) and all(name in value and test(value[name]) for name, test in tests.items())
     )
 
 
 def known(**tests: Test) -> Test:
-    """Whether it is an object in which those of these fields that it has pass."""
+    """A test whether a value is a JSON object in which each of these fields passes, where it is present."""
     return lambda value: (
         isinstance(value, dict) and all(test(value[name]) for name, test in tests.items() if name in value)
     )
 
 
 def both(first: Test, second: Test) -> Test:
-    """Whether it passes two tests."""
+    """A test whether a value passes both tests."""
     return lambda value: first(value) and second(value)
 
 
 def pair(value: Any) -> bool:
-    """Whether it is a list of two texts."""
+    """Whether `value` is a list of two strings."""
     return each(text)(value) and len(value) == 2
 
 
@@ -83,7 +86,7 @@ OPTIONAL: dict[str, Test] = {
 
 
 def wrong_field(body: dict[str, Any]) -> str | None:
-    """The first field that is missing or is not of its type; None where all are right."""
+    """The first field of `body` that is missing or not of its type; None where all are right."""
     for name, test in REQUIRED.items():
         if name not in body or not test(body[name]):
             return name

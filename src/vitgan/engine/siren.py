@@ -1,4 +1,4 @@
-"""A SIREN that fits one image: its recipe, its task, and reading it back.
+"""A SIREN that fits one image (arXiv 2006.09661): its recipe, its task, and loading it.
 
 Shapes: C channels, R resolution, N points.
 """
@@ -29,15 +29,15 @@ from vitgan.models.siren import Siren, SirenOptions, image_coordinates
 
 @dataclass(frozen=True, kw_only=True)
 class TargetOptions:
-    """What is fitted."""
+    """The image that is fitted."""
 
     image: int = option(0, least=0)
-    """Number of the image in its source, from 0."""
+    """Index of the image in its source, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SirenRecipe(SupervisedRecipe):
-    """A SIREN that fits one image of a source, at the resolution of `data`; all its pixels in every step."""
+    """The recipe of a SIREN that fits one image at the resolution of `data`, all pixels in every step."""
 
     draws_nothing = "an image fit, which draws no samples: load it by vitgan.engine.siren.load_siren."
 
@@ -61,7 +61,7 @@ class SirenRecipe(SupervisedRecipe):
 
 
 class SirenTask(OneNetwork):
-    """Mean squared error over all pixels of one image (arXiv 2006.09661, section 3.1; blog)."""
+    """Trains by the mean squared error over all pixels of one image (arXiv 2006.09661, section 3.1)."""
 
     def __init__(self, recipe: SirenRecipe, image: ImageSet, device: torch.device) -> None:
         data = recipe.data
@@ -94,7 +94,7 @@ class SirenTask(OneNetwork):
         return {**values, "psnr": psnr(error.detach())}, rates
 
     def picture(self) -> Image.Image:
-        """The image, its fit, and |grad f| of the fit, black at 0 and white at its maximum."""
+        """The image, its fit f, and |grad f|, black at 0 and white at its maximum."""
         size = self.image.shape[1:]
         with torch.no_grad():
             fit = self.network(self.coordinates).float().mT.view(size)
@@ -103,17 +103,17 @@ class SirenTask(OneNetwork):
         return grid(torch.stack((self.image[0], to_uint8(fit).cpu(), shown.cpu())), columns=3)
 
     def facts(self) -> dict[str, Any]:
-        """Which image."""
+        """The shape of the image; there are no classes."""
         return {"classes": 0, "image_shape": list(self.image.shape[1:])}
 
 
 def psnr(error: Tensor) -> Tensor:
-    """Peak signal to noise, dB, of a mean squared error in [-1, 1]; 120 at most: an exact fit is finite."""
+    """The peak signal-to-noise ratio in dB of a mean squared error of images in [-1, 1], at most 120 dB."""
     return 10 * torch.log10(4 / error.clamp_min(4e-12))
 
 
 def load_siren(run: str | Path) -> Siren:
-    """The fit of a run folder or a checkpoint, on the CPU. Raises UserError where there is none."""
+    """The fit of a run folder or of one checkpoint, on the CPU. Raises UserError where there is none."""
     tensors, description = read_run(Path(run))
     recipe = recipe_of(description)
     if not isinstance(recipe, SirenRecipe):

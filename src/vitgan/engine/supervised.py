@@ -1,4 +1,4 @@
-"""What runs of one network and one loss share: the classifier's and the image fit's.
+"""The common base of runs of one network with one loss: the classifier and the image fit.
 
 Shapes: B batch.
 """
@@ -22,13 +22,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedRecipe(RunRecipe):
-    """The recipe of a run of one network."""
+    """The base of the recipes of runs of one network."""
 
     optimiser: AdamOptions
 
 
 class OneNetwork(NamedState):
-    """One network, its optimiser, and a loss to lower: what the tasks of this file share."""
+    """A task of one network, its optimiser and a loss: the base of the classifier and of the image fit."""
 
     generator: Generator | None = None
     note: str | None = None
@@ -47,7 +47,7 @@ class OneNetwork(NamedState):
         return {"optimiser": (self._network, self.optimiser)}
 
     def _update(self, loss: Tensor, images_seen: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """One step down `loss`: what there is to log of it, and the learning rate."""
+        """One update by the gradient of `loss`; returns detached scalars, and the learning rate."""
         rate = self.adam.set_rate(self.optimiser, images_seen, self.options.batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -59,7 +59,7 @@ class OneNetwork(NamedState):
 
 
 def _seeded(recipe: RunRecipe, build: Callable[[], Network]) -> Network:
-    """Built on the CPU, its weights drawn from the recipe's seed alone."""
+    """The network that `build` makes on the CPU, with weights drawn from the recipe's seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         return build()

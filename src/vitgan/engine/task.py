@@ -1,4 +1,4 @@
-"""What a run trains, as the run sees it, and its way into named tensors and back."""
+"""The interface of what a run trains, and its state as named tensors."""
 
 import abc
 from typing import Any, Protocol
@@ -14,64 +14,63 @@ from vitgan.models.base import misfit
 
 
 class Task(Protocol):
-    """A thing to train: the networks, their optimisers and the one step."""
+    """What a run trains: networks, their optimisers, and a training step."""
 
     @property
     def generator(self) -> Generator | None:
-        """What draws samples and is scored, the averaged weights; None where there is none."""
+        """The averaged generator, which draws samples and is evaluated; None where there is none."""
         ...
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is trained, by name."""
+        """The networks that are trained, by name."""
         ...
 
     @property
     def note(self) -> str | None:
-        """A line to tell before the first step, whose time is told after it; None where there is none."""
+        """A line to show before the first step, after which its duration is shown; None for neither."""
         ...
 
     def step(
         self, batch: Batch, images_seen: int, seed: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """One update on `batch`, the first of which is image `images_seen` of the run.
+        """One update on `batch`, before which the run has seen `images_seen` images.
 
-        What is drawn comes from `seed`, by default the recipe's, and `images_seen`.
-
-        Returns detached scalars, and the learning rates.
+        Random numbers are drawn from `seed`, by default the recipe's, and `images_seen`. Returns detached
+        scalars, and the learning rates.
         """
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name, on the CPU."""
+        """All tensors that training changes, by name, on the CPU."""
         ...
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+        """Load what `tensors` returned. Raises UserError, and changes nothing, where they do not fit."""
         ...
 
     def picture(self) -> Image.Image:
-        """What it can do now."""
+        """A picture of the present state: a sample grid, for example."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says beside the recipe to build the networks again, ready for JSON."""
+        """What a checkpoint records, beside the recipe, to build the networks again; ready for JSON."""
         ...
 
 
 class NamedState(abc.ABC):
-    """Modules and the optimisers of some of them, as named tensors."""
+    """A state of modules, and optimisers of some of them, as named tensors."""
 
     @abc.abstractmethod
     def _modules(self) -> dict[str, nn.Module]:
-        """By name."""
+        """The modules, by name."""
 
     @abc.abstractmethod
     def _optimisers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
-        """By name: an optimiser, and the module whose parameters it moves."""
+        """The optimisers, by name, each with the module whose parameters it updates."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name: weights, spectral buffers, optimiser moments and step counts."""
+        """All tensors by name: weights, buffers, optimiser moments and step counts."""
         named = {
             f"{part}.{name}": t for part, m in self._modules().items() for name, t in m.state_dict().items()
         }
@@ -82,7 +81,7 @@ class NamedState(abc.ABC):
         return {name: t.detach().contiguous().cpu() for name, t in named.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`. Raises UserError, and changes nothing, where they do not fit."""
+        """Load what `tensors` returned. Raises UserError, and changes nothing, where they do not fit."""
         self._check(tensors)
         for part, module in self._modules().items():
             module.load_state_dict(_below(tensors, part))
@@ -100,7 +99,7 @@ class NamedState(abc.ABC):
                     }
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
-        """Raise UserError where a name, a shape or a type is not that of the own tensors."""
+        """Raise UserError where a name, a shape or a dtype differs from that of this state's tensors."""
         for part, module in self._modules().items():
             if (reason := misfit(module.state_dict(), _below(tensors, part))) is not None:
                 raise UserError(f"The checkpoint's {part} does not fit the recipe: {reason}.")

@@ -1,4 +1,4 @@
-"""What surrounds a run: its device, its processes, its folder, and sentences for what ends it."""
+"""Starting a run: its device, processes and folder, and the error messages of what ends it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,9 +25,9 @@ from vitgan.errors import UserError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """ "cpu", "cuda", or with None whichever there is; of several GPUs the one of this process.
+    """The device of that name, "cpu" or "cuda"; None is a GPU where there is one.
 
-    Raises UserError for a GPU that is not there.
+    Of several GPUs it is the one of this process. Raises UserError where there is no GPU that torch can use.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,9 +41,9 @@ def choose_device(name: str | None) -> torch.device:
 def train(recipe: RunRecipe, folder: Path, *, device: torch.device, quiet: bool = False) -> Outcome:
     """Train `recipe` in `folder`, from its newest checkpoint if it has one, until its images or minutes.
 
-    Started by torchrun, all processes train together: the batch is the recipe's, each computes a part.
-    Raises UserError on a user's mistake, a full disk, numbers that are not finite, or a lost process; the
-    last checkpoint is kept. SIGINT and SIGTERM end it after the present step, saved.
+    Processes that torchrun has started train together, each on its share of the recipe's batch. Raises
+    UserError for a user's mistake, a full disk, numbers that are not finite, or a lost process; the last
+    checkpoint is kept. SIGINT and SIGTERM end training after the present step, with a checkpoint.
     """
     _check_divides(recipe, launched_processes())
     with process_group(device) as others:
@@ -92,7 +92,7 @@ def _train(run: Run, interrupt: Interrupt) -> Outcome:
 
 
 def _check_divides(recipe: RunRecipe, ranks: int) -> None:
-    """Raise UserError where the batch cannot be shared by so many processes."""
+    """Raise UserError where the batch cannot be divided among `ranks` processes."""
     batch, accumulate = recipe.training.batch, recipe.training.accumulate or 1
     parts = ranks * -(-accumulate // ranks)
     game = isinstance(recipe, Recipe)
@@ -108,7 +108,7 @@ def _check_divides(recipe: RunRecipe, ranks: int) -> None:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Within it torch computes with `count` CPU threads; None leaves the number as it is."""
+    """A context within which torch computes with `count` CPU threads; None leaves the number as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -118,7 +118,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def _advice(run: Run, error: Diverged) -> UserError:
-    """The sentence for numbers that are out of bounds."""
+    """The UserError that explains numbers out of bounds and what to change."""
     recipe = run.recipe
     parts = (f.name for f in fields(recipe) if isinstance(getattr(recipe, f.name), AdamOptions))
     rates = [f"--{name.replace('_', '-')}.learning-rate" for name in parts]

@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitgan.engine.gan import Recipe
-from vitgan.engine.run_folder import is_run, load_generator, read_run
+from vitgan.engine.run_folder import build_discriminator, build_generator, is_run, read_run
 from vitgan.errors import UserError
 from vitgan.latent import Direction, factorised, principal_components
 from vitgan.latent.interpolation import latent_of
 from vitgan.models import Discriminator, Generator
-from vitgan.models.base import load_network
 from vitgan.sharing import find
 from vitgan.sharing.hub import PACKAGED, packaged
 
@@ -122,18 +120,6 @@ def _saved(place: Path) -> tuple[int, int]:
 
 def _load(place: Path) -> Model:
     """The generator of a run, and its discriminator where the checkpoint holds one."""
-    generator = load_generator(place)
     tensors, description = read_run(place)
-    if not any(name.startswith("discriminator.") for name in tensors):
-        return Model(generator, None)
-    recipe = Recipe.from_dict(description["recipe"])
-    data = recipe.data
-    discriminator = load_network(
-        lambda: recipe.discriminator.build(
-            resolution=data.resolution, channels=data.channels, classes=description["classes"]
-        ),
-        tensors,
-        "discriminator",
-        place,
-    )
-    return Model(generator, discriminator)
+    generator = build_generator(tensors, description, place)
+    return Model(generator, build_discriminator(tensors, description, place))

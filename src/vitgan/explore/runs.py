@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from vitgan.engine.grid import sample_files
 from vitgan.engine.loggers import read_log
 from vitgan.engine.report import panels, settings
 from vitgan.engine.run_folder import facts
@@ -42,7 +43,7 @@ def runs_tab(shared: Shared) -> Refresh:
             return _nothing(str(error))
         if not (place / "recipe.json").exists():
             return _nothing(f"{name} is no run: nothing is trained in it.")
-        files = sorted((place / "samples").glob("[0-9]*.png"))
+        files = sample_files(place)
         old = before if before is not None and before["run"] == name else {}
         newest = not old or (when or 0) >= old["files"]
         chosen = len(files) if newest else min(max(int(when), 1), len(files))

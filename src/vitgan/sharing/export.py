@@ -10,7 +10,7 @@ from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, recipe_of, write_exp
 from vitgan.engine.evaluation import EVALUATIONS
 from vitgan.engine.gan import Recipe
 from vitgan.engine.grid import grid, save_png
-from vitgan.engine.run_folder import load_generator, read_run
+from vitgan.engine.run_folder import build_generator, read_run
 from vitgan.engine.schema import OPTIONAL
 from vitgan.errors import UserError
 from vitgan.io import read_json, replacing
@@ -132,8 +132,8 @@ def export_folder(
     no generator, `out` is a file or holds other files, the evaluation cannot be read, or the licence is none.
     """
     folder = find(run)
-    generator = load_generator(folder)
     tensors, description = read_run(folder)
+    generator = build_generator(tensors, description, folder)
     check_out(out)
     license_id = check_license(description.get("license", "other") if license_id is None else license_id)
     description = description | {"license": license_id}
