@@ -147,8 +147,8 @@ def build_generator(
 ) -> Generator:
     """The averaged generator of what `read_run` read from `run`, on the CPU, frozen and in eval mode.
 
-    `average` is one of the recipe's `ema.lengths`, or None. Raises UserError where `run` has no generator or no
-    such average, or the tensors do not fit its recipe.
+    `average` is one of the recipe's `ema.lengths`, or None. Raises UserError where `run` has no generator or
+    no such average, or the tensors do not fit its recipe.
     """
     recipe = _game(description, run)
     if average is not None and average not in recipe.ema.lengths:
