@@ -15,6 +15,8 @@ INDEX = {
     "cifar10": ("vitgan", "CIFAR-10, 32x32, at the paper's size and settings; a GPU"),
     "cifar10-small": ("vitgan", "CIFAR-10, 32x32, a small ViTGAN for 20 minutes on 2 CPU cores"),
     "cifar10-modern": ("modern", "CIFAR-10, 32x32, the modern ViTGAN; 20 minutes on 2 CPU cores"),
+    "cifar10-modern-labels": ("modern", "CIFAR-10, 32x32, the modern ViTGAN conditioned on the class"),
+    "celeba-modern": ("modern", "faces, 64x64, the modern ViTGAN; an hour on 2 CPU cores"),
     "celeba": ("vitgan", "CelebA, 64x64, at the paper's size and settings; a GPU"),
     "lsun-bedroom": ("vitgan", "LSUN bedroom, 64x64, at the paper's size and settings; a GPU"),
     "vit-classifier": ("supervised", "a ViT-Base that names the classes of CIFAR-10; a GPU"),
