@@ -1,18 +1,113 @@
-"""Floating-point operations of a training step on the ViTGAN networks, counted from the shapes.
+"""What a training step costs: parameters, and floating-point operations by two independent counts.
 
-A multiplication and an addition are two. Matrix products alone are counted, attention as its two plain
+From the shapes, without a step being taken, for the ViTGAN networks: what the method asks for, and what the
+step here performs. And by torch's counter, which takes a few steps of any system. A multiplication and an
+addition are two operations. Matrix products and convolutions alone are counted, attention as its two plain
 products; elementwise work, norms, augmentation and the optimisers are not.
 Shapes: C channels, R resolution, P patch, o overlap, L = R^2 / P^2 patches, D width, Z latent size.
 """
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from vitgan.adversarial import BCR
-from vitgan.engine.gan import Recipe
+from vitgan.data import Batch, ImageSet
+from vitgan.engine.gan import GANTask, Recipe
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 BACKWARD = 2  # products for each forward one: the gradient of either factor
+
+
+# --- By torch's counter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one system costs: the parameters of its networks, and the FLOPs of its training step."""
+
+    parameters_generator: int
+    parameters_discriminator: int
+    flops_per_image: float
+    """FLOPs of a whole training step, both updates and all terms, over its batch; where a term or G's update
+    comes at intervals, the mean over them."""
+
+
+def cost(recipe: Recipe, images: ImageSet, device: torch.device) -> Cost:
+    """The cost of `recipe`, counted on fresh networks that take a few steps on the set's first images."""
+    task = GANTask(recipe, images, device)
+    indices = torch.arange(recipe.training.batch) % len(images)
+    real = images.get(indices.tolist()).to(device) / 127.5 - 1
+    labels = None if images.labels is None else images.labels[indices].to(device)
+    players = task.state.players
+    return Cost(
+        parameters_generator=_parameters(players.generator),
+        parameters_discriminator=_parameters(players.discriminator),
+        flops_per_image=flops_per_image(task, Batch(real, labels)),
+    )
+
+
+def flops_per_image(task: GANTask, batch: Batch) -> float:
+    """FLOPs that torch counts in a training step, divided by the images of its batch.
+
+    Attention is counted as its plain products: the same number on every device, without what fused kernels
+    compute twice. What is random in a step, style mixing for one, is counted as it falls.
+    """
+    return sum(count_step(task, batch, step) * share for step, share in _kinds(task)) / len(batch.images)
+
+
+def count_step(task: GANTask, batch: Batch, step: int) -> int:
+    """FLOPs of step number `step`, counted from 0; the task takes that step."""
+    with counting() as counter:
+        task.step(batch, step * task.recipe.training.batch)
+    return counter.get_total_flops()
+
+
+class NoModuleTracker:
+    """Stands in for the counter's tracker of modules, whose hooks fail on some calls without gradients."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """A context within which torch counts FLOPs, attention's as those of its plain products."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModuleTracker()  # type: ignore[assignment]
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
+def _kinds(task: GANTask) -> list[tuple[int, float]]:
+    """The first step of every kind, and the share of the steps that are of its kind.
+
+    Steps are of one kind where the same terms and updates are due in them: a term is due at the first or at
+    the last step of its interval.
+    """
+    game = task.game
+    every = [game.generator_every]
+    every += [getattr(term, "every", 1) for term in (*game.terms, *game.generator_terms)]
+    period = math.lcm(*every)
+    kinds = [tuple((step % n == 0, step % n == n - 1) for n in every) for step in range(period)]
+    return [(kinds.index(kind), count / period) for kind, count in Counter(kinds).items()]
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# --- From the shapes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 
 from vitgan.bench import PARTS
 from vitgan.bench.components import measure_attention, measure_sampling, measure_spectral, measure_startup
-from vitgan.bench.flops import StepFlops, countable, step_flops
+from vitgan.bench.flops import StepFlops, cost, countable, step_flops
 from vitgan.bench.memory import ALLOCATED, RESIDENT, measure_memory
 from vitgan.bench.peak import measure_peak
 from vitgan.bench.settings import Settings
@@ -18,7 +18,6 @@ from vitgan.data import ImageSet
 from vitgan.engine.environment import environment, keep_freed_memory
 from vitgan.engine.train import threads
 from vitgan.errors import UserError
-from vitgan.tables.cost import cost
 
 DEFINITIONS = {
     "mfu": "model FLOPs utilisation: FLOPs that the method asks for, times images/s, over the peak",

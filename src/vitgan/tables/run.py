@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from vitgan.bench.flops import cost
 from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import Interrupt, stop_on_signals
 from vitgan.engine.run_folder import load_generator
-from vitgan.tables.cost import cost
 from vitgan.tables.figure import write_figures
 from vitgan.tables.plan import Plan, Record, Request, load_record, prepare, save_record, write_settings
 from vitgan.tables.results import content, leading, write_tables

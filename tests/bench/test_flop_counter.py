@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from table_rows import TINY, VANILLA
 from vitgan.adversarial import DiffAugment
+from vitgan.bench.flops import _kinds, cost, count_step, counting, flops_per_image
 from vitgan.data import Batch, DataOptions
 from vitgan.engine.gan import GANTask, Recipe
-from vitgan.tables.cost import _kinds, cost, count_step, counting, flops_per_image
 
 CPU = torch.device("cpu")
 DATA = DataOptions(source="digits", resolution=8, channels=1)
