@@ -115,29 +115,29 @@ class Forward:
     """FLOPs of one image's forward pass through a network."""
 
     linear: float
-    """Of the products with weights."""
+    """FLOPs of the products with weights."""
     attention: float
-    """Of Q K^T and of the weights with V."""
+    """FLOPs of the products Q K^T and of the attention's weights with V."""
     entry: float
-    """Of `linear`, the products whose input needs no gradient in the network's own update."""
+    """The part of `linear` of those products whose input needs no gradient in the network's own update."""
     once: float = 0.0
-    """Beside them, of a pass over any number of images: Fourier features, or one product with every weight
-    that is spectrally normalised."""
+    """FLOPs beside these that come once in a pass over any number of images: Fourier features, or one product
+    with every weight that is spectrally normalised."""
 
     @property
     def whole(self) -> float:
-        """Of one image."""
+        """FLOPs of one image, linear maps and attention together."""
         return self.linear + self.attention
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepFlops:
-    """FLOPs of a training step, an image of its batch."""
+    """FLOPs of a training step, divided by the images of its batch."""
 
     method: float | None
-    """What the method asks for; None where the networks or the terms are not ViTGAN's."""
+    """FLOPs that the method asks for; None where the networks or the terms are not ViTGAN's."""
     performed: float
-    """What this library's step does."""
+    """FLOPs that this library's step does."""
     by: str
     """How `performed` was found: "shapes", or "counter" for torch's."""
 
@@ -156,7 +156,8 @@ def countable(recipe: Recipe) -> bool:
 
 
 def step_flops(recipe: Recipe, classes: int = 0, *, count: Callable[[], float] | None = None) -> StepFlops:
-    """From the shapes where they suffice, else by `count`, FLOPs an image by torch's counter."""
+    """FLOPs of the step, from the shapes where they suffice, else by calling `count`, which gives FLOPs an
+    image."""
     if countable(recipe):
         return StepFlops(
             method=method_flops(recipe, classes), performed=performed_flops(recipe, classes), by="shapes"
@@ -166,7 +167,7 @@ def step_flops(recipe: Recipe, classes: int = 0, *, count: Callable[[], float] |
 
 
 def method_flops(recipe: Recipe, classes: int = 0) -> float:
-    """What the method asks for, an image: every token in every block, each player's fakes its own.
+    """FLOPs an image that the method asks for: every token in every block, each player's fakes its own.
 
     G forward for D's update, and forward and backward for its own; D forward and backward over the real and
     the fake image and each term's second view of both; D forward, and backward to the image alone, for G's.
@@ -177,7 +178,7 @@ def method_flops(recipe: Recipe, classes: int = 0) -> float:
 
 
 def performed_flops(recipe: Recipe, classes: int = 0) -> float:
-    """What the step here does, an image.
+    """FLOPs an image that the step here performs.
 
     One forward of G serves both updates unless the recipe says otherwise; the last block of D computes the
     class token alone; no gradient of z or of the images is taken that nobody asks for. Spectral norm has two
@@ -200,7 +201,8 @@ def performed_flops(recipe: Recipe, classes: int = 0) -> float:
 
 
 def _update_g(recipe: Recipe, own: float, discriminator: Forward) -> float:
-    """`own` of the generator, and D forward and back to the image: both factors of attention, no weights."""
+    """FLOPs an image of G's update: `own` of the generator, and D forward and back to the image: both factors
+    of attention, no weights."""
     through = 2 * discriminator.linear + (1 + BACKWARD) * discriminator.attention
     return (own + through) / recipe.training.generator_every
 
@@ -210,7 +212,7 @@ def _views(recipe: Recipe) -> int:
 
 
 def generator_forward(recipe: Recipe, classes: int = 0) -> Forward:
-    """Of ViTGAN's generator."""
+    """FLOPs of a forward pass of ViTGAN's generator, an image."""
     options = recipe.generator
     assert isinstance(options, ViTGANGeneratorOptions)
     width, latent = options.width, options.latent_dim * (2 if classes else 1)
@@ -230,7 +232,8 @@ def generator_forward(recipe: Recipe, classes: int = 0) -> Forward:
 
 
 def discriminator_forward(recipe: Recipe, classes: int = 0, *, class_token_alone: bool = False) -> Forward:
-    """Of ViTGAN's discriminator; `class_token_alone` leaves the other tokens out of the last block."""
+    """FLOPs of a forward pass of ViTGAN's discriminator, an image; `class_token_alone` leaves the other
+    tokens out of the last block."""
     options = recipe.discriminator
     assert isinstance(options, VisionTransformerOptions)
     width, hidden = options.width, options.perceptron_width
@@ -255,12 +258,13 @@ def discriminator_forward(recipe: Recipe, classes: int = 0, *, class_token_alone
 
 
 def _block(tokens: int, width: int, hidden: int, *, maps: int) -> float:
-    """The linear maps of a block: `maps` of the attention, and the MLP."""
+    """FLOPs of the linear maps of a block: `maps` of the attention, and the MLP."""
     return maps * product(tokens, width, width) + 2 * product(tokens, width, hidden)
 
 
 def _output(options: ViTGANGeneratorOptions, patches: int, channels: int) -> tuple[float, float]:
-    """From tokens to pixels: of an image, and of the Fourier features, alike for all images."""
+    """FLOPs from tokens to pixels: those of an image, and those of the Fourier features, alike for all
+    images."""
     width, pixels = options.width, options.patch**2
     if options.output == "linear":
         return product(patches, width, channels * pixels), 0.0
@@ -275,5 +279,5 @@ def _output(options: ViTGANGeneratorOptions, patches: int, channels: int) -> tup
 
 
 def product(rows: int, inner: int, columns: int) -> float:
-    """Of (rows, inner) times (inner, columns)."""
+    """FLOPs of a matrix product, (rows, inner) times (inner, columns)."""
     return 2.0 * rows * inner * columns
