@@ -57,13 +57,13 @@ def settings(*parts: str, recipe: str = "digits", **changes: Any) -> Settings:
 
 
 def here(recipe: Recipe, *, data: str | None, device: torch.device) -> Memory:
-    """In place of `memory_of`: no process."""
+    """Stands in for `memory_of`, without a process."""
     return steps_here(recipe, data, device)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the command writes of every part."""
+    """The report that the command writes, with every part."""
     path = tmp_path_factory.mktemp("bench") / "new" / "bench.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sizes, "of", staticmethod(lambda device: SMALL))  # noqa: ARG005

@@ -9,6 +9,7 @@ import torch
 from vitgan import recipes
 from vitgan.adversarial import BCR, R1
 from vitgan.bench.flops import (
+    cost,
     countable,
     discriminator_forward,
     generator_forward,
@@ -18,7 +19,6 @@ from vitgan.bench.flops import (
 )
 from vitgan.bench.settings import open_images, with_training
 from vitgan.engine.gan import Recipe
-from vitgan.tables.cost import cost
 
 DIGITS = with_training(recipes.get("digits"), batch=4)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +28,7 @@ import table_rows
 from docs_pages import PAGES, ROOT, commands, python, scripts
 from sizes import TINY
 from standin_hub import Hub
+from vitgan import registry
 from vitgan.bench import memory
 from vitgan.bench.memory import steps_here
 from vitgan.bench.settings import Sizes
@@ -100,6 +101,9 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_zip(place / f"{name}.zip", place / folder)
     Image.fromarray(pictures(70)[0]).save(place / "PICTURE.png")
     (place / "weights.pth").write_bytes(b"stand-in")
+    for text in (text for page in PAGES for text in python(page)):
+        if named := re.match(r"# (\w+\.py)\n", text):
+            (place / named[1]).write_text(text)
     assert main(["data", "pack", str(place / "small"), str(place / "cifar10-packed"), "--quiet"]) == 0
     for out, recipe, images in (("digits", "digits", "tiny"), ("cifar10", "cifar10", "cifar10-packed")):
         words = [
@@ -119,7 +123,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of it as the working folder, nothing downloaded, tables and measurements small."""
     shutil.copytree(stocked, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -131,7 +135,9 @@ def place(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(Sizes, "of", staticmethod(lambda device: SMALL))  # noqa: ARG005
     monkeypatch.setattr(memory, "memory_of", lambda recipe, *, data, device: steps_here(recipe, data, device))
     table_rows.use_here(monkeypatch)
-    return tmp_path
+    monkeypatch.setattr(registry, "_parts", list(registry._parts))
+    yield tmp_path
+    sys.modules.pop("my_metrics", None)
 
 
 class Reader:

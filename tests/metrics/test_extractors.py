@@ -49,7 +49,7 @@ def test_inception_of_a_file_gives_what_torch_fidelity_gives(weights: Path) -> N
 
 
 class Trap:
-    """Unpickled, it would leave a file."""
+    """An object that leaves a folder behind where it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -24,7 +24,7 @@ def frechet(real: Tensor, fake: Tensor) -> float:
 
 
 def twin_frechet(real: Tensor, fake: Tensor) -> float:
-    """By the matrix root itself, in float64."""
+    """The Frechet distance by the matrix root itself, in float64."""
     a, b = real.double().numpy(), fake.double().numpy()
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(s @ t)
@@ -53,7 +53,7 @@ def test_inception_score_of_sure_balanced_classes_is_their_number() -> None:
 
 
 def twin_kernel(real: Tensor, fake: Tensor) -> float:
-    """The unbiased estimate over all pairs, term by term."""
+    """The unbiased squared MMD over all pairs, term by term."""
 
     def kernel(a: Tensor, b: Tensor) -> float:
         return float((a @ b / len(a) + 1) ** 3)

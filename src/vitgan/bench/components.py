@@ -55,23 +55,24 @@ JUDGED: dict[str, Attention] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCost:
-    """Of one size and precision."""
+    """What attention costs at one size and precision, by every route to it."""
 
     tokens: int
     batch: int
     precision: Precision
     milliseconds: dict[str, float]
-    """Of forward and backward by route, medians."""
+    """Milliseconds of a forward and backward pass by route, medians over the rounds."""
     l2_over_fastest_dot_product: float
-    """Of the plain and torch's fused one."""
+    """Time of the package's L2 attention over that of the faster dot product, plain or torch's fused."""
     l2_over: dict[str, float]
-    """By route."""
+    """Time of the package's L2 attention over that of each other route."""
     errors: dict[str, dict[str, float]]
-    """Of each L2 route against float64: |x - x_64| / |x_64| of the output and both gradients."""
+    """Relative errors |x - x_64| / |x_64| of each L2 route against float64: of the output and both
+    gradients."""
 
 
 def measure_attention(settings: Settings) -> list[AttentionCost]:
-    """Each size and precision, its routes in turn."""
+    """Time attention at each size and precision, the routes taking turns."""
     return [
         _cost(tokens, batch, precision, settings)
         for tokens, batch in settings.sizes.attention
@@ -98,7 +99,7 @@ def _cost(tokens: int, batch: int, precision: Precision, settings: Settings) -> 
 def _passes(
     batch: int, tokens: int, dtype: torch.dtype, device: torch.device
 ) -> Mapping[str, Callable[[], object]]:
-    """Forward and backward of every route; L2's query is its key, one tensor."""
+    """A forward and backward pass of every route, to be called; L2's query is its key, one tensor."""
     query, key, value, gradient = random_heads(batch, tokens, dtype, device)
     calls: dict[str, Callable[[], object]] = {
         name: partial(forward_backward, route, (query, key, value), gradient)
@@ -129,7 +130,8 @@ def forward_backward(route: Attention, inputs: tuple[Tensor, ...], gradient: Ten
 
 
 def errors(tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, float]]:
-    """Of the L2 routes in `dtype` against the plain one in float64 on the same, rounded, numbers."""
+    """Relative errors of the L2 routes in `dtype` against the plain one in float64 on the same, rounded,
+    numbers."""
     _, *inputs, gradient = random_heads(ERROR_BATCH, tokens, dtype, device)
     exact = forward_backward(plain_l2_attention, tuple(x.double() for x in inputs), gradient.double())
     found: dict[str, dict[str, float]] = {}
@@ -148,22 +150,23 @@ Weights = Callable[[], list[Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralCost:
-    """Of all weights of the discriminator, in fp32."""
+    """What spectral norm of all weights of the discriminator costs a training step, in fp32."""
 
     normalised: Seconds
-    """Both updates' normalisation, the backward pass through the first, and the power iteration."""
+    """Time of both updates' normalisation, the backward pass through the first, and the power iteration."""
     scaled: Seconds
-    """The same with the equalised learning rate's constants alone."""
+    """Time of the same where the weights are only multiplied by the equalised learning rate's constants."""
     milliseconds: float
-    """The difference of the medians, a step; noise can take a small one below 0."""
+    """Milliseconds that it adds to a step, the difference of the medians; noise can take a small one below
+    0."""
     share: dict[str, float]
-    """Of the step's median, by precision; empty where the step was not measured."""
+    """What it adds as a share of the step's median, by precision; empty where the step was not measured."""
 
 
 def measure_spectral(
     settings: Settings, images: ImageSet, step_seconds: dict[str, float]
 ) -> SpectralCost | None:
-    """Of the recipe's discriminator; None for one without spectral norm."""
+    """The cost of spectral norm for the recipe's discriminator; None for one without spectral norm."""
     _, discriminator = build_networks(settings.recipe, images)
     norm = getattr(discriminator, "spectral", None)
     if not isinstance(norm, SpectralNorm):
@@ -187,7 +190,8 @@ def measure_spectral(
 def _step(
     discriminator: Discriminator, norm: SpectralNorm, weights: Weights, advance: Callable[[], object]
 ) -> Callable[[], None]:
-    """Weights, their backward pass from given gradients, `advance`, and the weights of G's update."""
+    """What a step does with the weights: computes them, goes back through them from given gradients, calls
+    `advance`, and computes them again for G's update."""
     gradients = [torch.randn_like(layer.weight) for group in norm.groups for layer in group]
 
     def step() -> None:
@@ -212,7 +216,7 @@ def _scaled(norm: SpectralNorm) -> list[Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingCost:
-    """Of one precision and batch."""
+    """The rate of sampling at one precision and batch."""
 
     precision: Precision
     batch: int
@@ -221,7 +225,7 @@ class SamplingCost:
 
 
 def measure_sampling(settings: Settings, images: ImageSet) -> list[SamplingCost]:
-    """Of the recipe's generator in eval mode, precisions and batches in turn."""
+    """Time the recipe's generator in eval mode, precisions and batches taking turns."""
     generator, _ = build_networks(settings.recipe, images)
     generator = generator.to(settings.device).eval()
     sizes: list[tuple[Precision, int]] = [
@@ -257,10 +261,10 @@ LOADED = f"import json, sys, vitgan; print(json.dumps([name for name in {HEAVY} 
 
 @dataclass(frozen=True, kw_only=True)
 class Startup:
-    """Of this Python and this machine."""
+    """How long the command line takes to start, with this Python on this machine."""
 
     seconds: dict[str, Seconds]
-    """By command, a process of its own each, its files in the system's cache."""
+    """Seconds by command, a process of its own each, its files in the system's cache."""
     imported: dict[str, bool]
     """Heavy modules, and whether `import vitgan` loads each."""
 

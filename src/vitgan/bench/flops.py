@@ -1,18 +1,113 @@
-"""Floating-point operations of a training step on the ViTGAN networks, counted from the shapes.
+"""What a training step costs: parameters, and floating-point operations by two independent counts.
 
-A multiplication and an addition are two. Matrix products alone are counted, attention as its two plain
+From the shapes, without a step being taken, for the ViTGAN networks: what the method asks for, and what the
+step here performs. And by torch's counter, which takes a few steps of any system. A multiplication and an
+addition are two operations. Matrix products and convolutions alone are counted, attention as its two plain
 products; elementwise work, norms, augmentation and the optimisers are not.
 Shapes: C channels, R resolution, P patch, o overlap, L = R^2 / P^2 patches, D width, Z latent size.
 """
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from vitgan.adversarial import BCR
-from vitgan.engine.gan import Recipe
+from vitgan.data import Batch, ImageSet
+from vitgan.engine.gan import GANTask, Recipe
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
 
 BACKWARD = 2  # products for each forward one: the gradient of either factor
+
+
+# --- By torch's counter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one system costs: the parameters of its networks, and the FLOPs of its training step."""
+
+    parameters_generator: int
+    parameters_discriminator: int
+    flops_per_image: float
+    """FLOPs of a whole training step, both updates and all terms, over its batch; where a term or G's update
+    comes at intervals, the mean over them."""
+
+
+def cost(recipe: Recipe, images: ImageSet, device: torch.device) -> Cost:
+    """The cost of `recipe`, counted on fresh networks that take a few steps on the set's first images."""
+    task = GANTask(recipe, images, device)
+    indices = torch.arange(recipe.training.batch) % len(images)
+    real = images.get(indices.tolist()).to(device) / 127.5 - 1
+    labels = None if images.labels is None else images.labels[indices].to(device)
+    players = task.state.players
+    return Cost(
+        parameters_generator=_parameters(players.generator),
+        parameters_discriminator=_parameters(players.discriminator),
+        flops_per_image=flops_per_image(task, Batch(real, labels)),
+    )
+
+
+def flops_per_image(task: GANTask, batch: Batch) -> float:
+    """FLOPs that torch counts in a training step, divided by the images of its batch.
+
+    Attention is counted as its plain products: the same number on every device, without what fused kernels
+    compute twice. What is random in a step, style mixing for one, is counted as it falls.
+    """
+    return sum(count_step(task, batch, step) * share for step, share in _kinds(task)) / len(batch.images)
+
+
+def count_step(task: GANTask, batch: Batch, step: int) -> int:
+    """FLOPs of step number `step`, counted from 0; the task takes that step."""
+    with counting() as counter:
+        task.step(batch, step * task.recipe.training.batch)
+    return counter.get_total_flops()
+
+
+class NoModuleTracker:
+    """Stands in for the counter's tracker of modules, whose hooks fail on some calls without gradients."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """A context within which torch counts FLOPs, attention's as those of its plain products."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModuleTracker()  # type: ignore[assignment]
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
+def _kinds(task: GANTask) -> list[tuple[int, float]]:
+    """The first step of every kind, and the share of the steps that are of its kind.
+
+    Steps are of one kind where the same terms and updates are due in them: a term is due at the first or at
+    the last step of its interval.
+    """
+    game = task.game
+    every = [game.generator_every]
+    every += [getattr(term, "every", 1) for term in (*game.terms, *game.generator_terms)]
+    period = math.lcm(*every)
+    kinds = [tuple((step % n == 0, step % n == n - 1) for n in every) for step in range(period)]
+    return [(kinds.index(kind), count / period) for kind, count in Counter(kinds).items()]
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# --- From the shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,29 +115,29 @@ class Forward:
     """FLOPs of one image's forward pass through a network."""
 
     linear: float
-    """Of the products with weights."""
+    """FLOPs of the products with weights."""
     attention: float
-    """Of Q K^T and of the weights with V."""
+    """FLOPs of the products Q K^T and of the attention's weights with V."""
     entry: float
-    """Of `linear`, the products whose input needs no gradient in the network's own update."""
+    """The part of `linear` of those products whose input needs no gradient in the network's own update."""
     once: float = 0.0
-    """Beside them, of a pass over any number of images: Fourier features, or one product with every weight
-    that is spectrally normalised."""
+    """FLOPs beside these that come once in a pass over any number of images: Fourier features, or one product
+    with every weight that is spectrally normalised."""
 
     @property
     def whole(self) -> float:
-        """Of one image."""
+        """FLOPs of one image, linear maps and attention together."""
         return self.linear + self.attention
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepFlops:
-    """FLOPs of a training step, an image of its batch."""
+    """FLOPs of a training step, divided by the images of its batch."""
 
     method: float | None
-    """What the method asks for; None where the networks or the terms are not ViTGAN's."""
+    """FLOPs that the method asks for; None where the networks or the terms are not ViTGAN's."""
     performed: float
-    """What this library's step does."""
+    """FLOPs that this library's step does."""
     by: str
     """How `performed` was found: "shapes", or "counter" for torch's."""
 
@@ -61,7 +156,8 @@ def countable(recipe: Recipe) -> bool:
 
 
 def step_flops(recipe: Recipe, classes: int = 0, *, count: Callable[[], float] | None = None) -> StepFlops:
-    """From the shapes where they suffice, else by `count`, FLOPs an image by torch's counter."""
+    """FLOPs of the step, from the shapes where they suffice, else by calling `count`, which gives FLOPs an
+    image."""
     if countable(recipe):
         return StepFlops(
             method=method_flops(recipe, classes), performed=performed_flops(recipe, classes), by="shapes"
@@ -71,7 +167,7 @@ def step_flops(recipe: Recipe, classes: int = 0, *, count: Callable[[], float] |
 
 
 def method_flops(recipe: Recipe, classes: int = 0) -> float:
-    """What the method asks for, an image: every token in every block, each player's fakes its own.
+    """FLOPs an image that the method asks for: every token in every block, each player's fakes its own.
 
     G forward for D's update, and forward and backward for its own; D forward and backward over the real and
     the fake image and each term's second view of both; D forward, and backward to the image alone, for G's.
@@ -82,7 +178,7 @@ def method_flops(recipe: Recipe, classes: int = 0) -> float:
 
 
 def performed_flops(recipe: Recipe, classes: int = 0) -> float:
-    """What the step here does, an image.
+    """FLOPs an image that the step here performs.
 
     One forward of G serves both updates unless the recipe says otherwise; the last block of D computes the
     class token alone; no gradient of z or of the images is taken that nobody asks for. Spectral norm has two
@@ -105,7 +201,8 @@ def performed_flops(recipe: Recipe, classes: int = 0) -> float:
 
 
 def _update_g(recipe: Recipe, own: float, discriminator: Forward) -> float:
-    """`own` of the generator, and D forward and back to the image: both factors of attention, no weights."""
+    """FLOPs an image of G's update: `own` of the generator, and D forward and back to the image: both factors
+    of attention, no weights."""
     through = 2 * discriminator.linear + (1 + BACKWARD) * discriminator.attention
     return (own + through) / recipe.training.generator_every
 
@@ -115,7 +212,7 @@ def _views(recipe: Recipe) -> int:
 
 
 def generator_forward(recipe: Recipe, classes: int = 0) -> Forward:
-    """Of ViTGAN's generator."""
+    """FLOPs of a forward pass of ViTGAN's generator, an image."""
     options = recipe.generator
     assert isinstance(options, ViTGANGeneratorOptions)
     width, latent = options.width, options.latent_dim * (2 if classes else 1)
@@ -135,7 +232,8 @@ def generator_forward(recipe: Recipe, classes: int = 0) -> Forward:
 
 
 def discriminator_forward(recipe: Recipe, classes: int = 0, *, class_token_alone: bool = False) -> Forward:
-    """Of ViTGAN's discriminator; `class_token_alone` leaves the other tokens out of the last block."""
+    """FLOPs of a forward pass of ViTGAN's discriminator, an image; `class_token_alone` leaves the other
+    tokens out of the last block."""
     options = recipe.discriminator
     assert isinstance(options, VisionTransformerOptions)
     width, hidden = options.width, options.perceptron_width
@@ -160,12 +258,13 @@ def discriminator_forward(recipe: Recipe, classes: int = 0, *, class_token_alone
 
 
 def _block(tokens: int, width: int, hidden: int, *, maps: int) -> float:
-    """The linear maps of a block: `maps` of the attention, and the MLP."""
+    """FLOPs of the linear maps of a block: `maps` of the attention, and the MLP."""
     return maps * product(tokens, width, width) + 2 * product(tokens, width, hidden)
 
 
 def _output(options: ViTGANGeneratorOptions, patches: int, channels: int) -> tuple[float, float]:
-    """From tokens to pixels: of an image, and of the Fourier features, alike for all images."""
+    """FLOPs from tokens to pixels: those of an image, and those of the Fourier features, alike for all
+    images."""
     width, pixels = options.width, options.patch**2
     if options.output == "linear":
         return product(patches, width, channels * pixels), 0.0
@@ -180,5 +279,5 @@ def _output(options: ViTGANGeneratorOptions, patches: int, channels: int) -> tup
 
 
 def product(rows: int, inner: int, columns: int) -> float:
-    """Of (rows, inner) times (inner, columns)."""
+    """FLOPs of a matrix product, (rows, inner) times (inner, columns)."""
     return 2.0 * rows * inner * columns

@@ -26,16 +26,16 @@ ALLOCATED = "GPU memory allocated by torch at its highest over 3 steps of a fres
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Of a process that takes a few steps; None where the system does not say."""
+    """Memory of a process that takes a few training steps; None where the system does not tell."""
 
     peak_mib: float | None
-    """Highest, MiB: of the process on a CPU, of torch's allocations on a GPU."""
+    """Peak in MiB: resident memory of the process on a CPU, torch's allocations on a GPU."""
     before_mib: float | None
-    """Before images and networks were made, MiB: the interpreter and the libraries on a CPU."""
+    """Memory in MiB before images and networks were made: on a CPU that of interpreter and libraries."""
 
 
 def measure_memory(settings: Settings) -> dict[str, dict[str, Memory]]:
-    """By precision, then "plain" and, where the recipe can, "activation_checkpointing"."""
+    """Peak memory by precision, then "plain" and, where the networks can, "activation_checkpointing"."""
     kinds = _kinds(settings.recipe)
     return {
         precision: {
@@ -60,7 +60,8 @@ def _kinds(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def memory_of(recipe: Recipe, *, data: str | None, device: torch.device) -> Memory:
-    """Of the steps of `recipe`, on as many threads as are set here. Raises UserError where they fail."""
+    """Memory of the steps of `recipe`, in a new process with as many threads as this one. Raises UserError
+    where they fail."""
     order = {"recipe": recipe.to_dict(), "data": data, "device": str(device)}
     order["threads"] = torch.get_num_threads()
     done = subprocess.run(

@@ -17,7 +17,7 @@ from vitgan.nn.linear import affine
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Of one call, over several."""
+    """Wall-clock seconds of one call, over several samples."""
 
     median: float
     minimum: float
@@ -25,18 +25,18 @@ class Seconds:
 
     @staticmethod
     def over(samples: Sequence[float]) -> "Seconds":
-        """Of at least one sample."""
+        """Median and extremes of at least one sample."""
         return Seconds(median=statistics.median(samples), minimum=min(samples), maximum=max(samples))
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all work that was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(call: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
-    """Of one call, the device's work included: the mean of `repeats` calls one after the other."""
+    """Seconds of one call, the device's work included: the mean of `repeats` calls one after the other."""
     synchronise(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -48,7 +48,7 @@ def seconds(call: Callable[[], object], device: torch.device, repeats: int = 1) 
 def interleaved(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device, repeats: int = 1
 ) -> dict[str, Seconds]:
-    """Each call once to warm up, then `rounds` rounds of one sample of each."""
+    """Time every call: once to warm up, then `rounds` rounds of one sample of each."""
     for call in calls.values():
         call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -60,7 +60,7 @@ def interleaved(
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """Of one precision."""
+    """The rate of matrix products at one precision."""
 
     gflops: float
     """The best route's median over the moments, 10^9 floating-point operations a second."""
@@ -92,12 +92,12 @@ class PeakMeter:
         self._rates: dict[str, list[float]] = defaultdict(list)
 
     def sample(self) -> None:
-        """One moment."""
+        """Time every route once: one moment."""
         for name, (side, call) in self._calls.items():
             self._rates[name].append(2e-9 * side**3 / seconds(call, self.device, self.repeats))
 
     def peak(self) -> Peak:
-        """Of the moments so far; at least one."""
+        """The peak over the moments so far, of which there is at least one."""
         medians = {name: statistics.median(rates) for name, rates in self._rates.items()}
         best = max(medians, key=lambda name: medians[name])
         moments = len(self._rates[best])
@@ -121,7 +121,7 @@ def measure_peak(
     rounds: int,
     repeats: int = 1,
 ) -> dict[str, Peak]:
-    """Of each precision, the precisions in turn."""
+    """The peak of each precision, the precisions taking turns."""
     meters = {name: PeakMeter(name, device, sides, repeats) for name in precisions}
     for _ in range(rounds):
         for meter in meters.values():

@@ -9,7 +9,7 @@ import torch
 
 from vitgan.bench import PARTS
 from vitgan.bench.components import measure_attention, measure_sampling, measure_spectral, measure_startup
-from vitgan.bench.flops import StepFlops, countable, step_flops
+from vitgan.bench.flops import StepFlops, cost, countable, step_flops
 from vitgan.bench.memory import ALLOCATED, RESIDENT, measure_memory
 from vitgan.bench.peak import measure_peak
 from vitgan.bench.settings import Settings
@@ -18,7 +18,6 @@ from vitgan.data import ImageSet
 from vitgan.engine.environment import environment, keep_freed_memory
 from vitgan.engine.train import threads
 from vitgan.errors import UserError
-from vitgan.tables.cost import cost
 
 DEFINITIONS = {
     "mfu": "model FLOPs utilisation: FLOPs that the method asks for, times images/s, over the peak",
@@ -54,7 +53,8 @@ def bench(settings: Settings, command: str = "") -> dict[str, Any]:
 
 
 class Measures:
-    """The parts, each ready for JSON; a later one uses what an earlier one found."""
+    """The measurements, a method for each part, ready for JSON; a later one uses what an earlier one
+    found."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.sizes = settings, settings.sizes
@@ -63,16 +63,16 @@ class Measures:
         self._step_seconds: dict[str, float] = {}
 
     def say(self, part: str) -> None:
-        """A line of progress."""
+        """Print a line of progress to standard error."""
         if not self.settings.quiet:
             print(f"vitgan bench: {part}", file=sys.stderr, flush=True)
 
     def startup(self) -> dict[str, Any]:
-        """Of the command line."""
+        """How long the command line takes to start."""
         return asdict(measure_startup(self.sizes.launches))
 
     def peak(self) -> dict[str, Any]:
-        """Of matrix products, by precision."""
+        """The peak rate of matrix products, by precision."""
         sizes = self.sizes
         sized = partial(measure_peak, sides=sizes.products, rounds=sizes.rounds, repeats=sizes.repeats)
         return {
@@ -80,7 +80,7 @@ class Measures:
         }
 
     def flops(self) -> dict[str, Any]:
-        """Of a step, an image of its batch."""
+        """FLOPs of a training step, divided by the images of its batch."""
         recipe, device = self.settings.recipe_at("fp32"), self.settings.device
         classes = len(self.images.classes)
         self._flops = step_flops(
@@ -90,7 +90,7 @@ class Measures:
         return found | {"performed_by": self._flops.by}
 
     def step(self) -> dict[str, Any]:
-        """The whole step, by precision."""
+        """Rate and parts of the training step, by precision."""
         if self._flops is None and countable(self.settings.recipe):
             self.flops()
         steps = measure_steps(self.settings, self.images)
@@ -98,27 +98,27 @@ class Measures:
         return {name: asdict(step) | self._utilisation(step) for name, step in steps.items()}
 
     def isn(self) -> dict[str, Any] | None:
-        """Spectral norm; None for a discriminator without."""
+        """The cost of spectral norm; None for a discriminator without it."""
         found = measure_spectral(self.settings, self.images, self._step_seconds)
         return None if found is None else asdict(found)
 
     def attention(self) -> list[dict[str, Any]]:
-        """A row for each size and precision."""
+        """The cost of attention, a row for each size and precision."""
         return [asdict(row) for row in measure_attention(self.settings)]
 
     def sampling(self) -> list[dict[str, Any]]:
-        """A row for each batch and precision."""
+        """The rate of sampling, a row for each batch and precision."""
         return [asdict(row) for row in measure_sampling(self.settings, self.images)]
 
     def memory(self) -> dict[str, Any]:
-        """Peak of the step, by precision."""
+        """Peak memory of the training step, by precision."""
         measure = ALLOCATED if self.settings.device.type == "cuda" else RESIDENT
         found = measure_memory(self.settings)
         kinds = {name: {kind: asdict(m) for kind, m in of.items()} for name, of in found.items()}
         return {"measure": measure} | kinds
 
     def _utilisation(self, step: StepCost) -> dict[str, float | None]:
-        """Shares of the peak; None where the FLOPs are not known."""
+        """MFU and HFU, shares of the peak; None where the FLOPs are not known."""
         scale = step.images_per_second / (1e9 * step.peak.gflops)
         method = None if self._flops is None else self._flops.method
         performed = None if self._flops is None else self._flops.performed

@@ -30,7 +30,7 @@ HEAD = 32  # size of an attention head at every width
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The sizes that all but one keep."""
+    """The sizes of the step that every range but the varied one keeps."""
 
     batch: int = 16
     width: int = 128
@@ -53,20 +53,21 @@ class Base:
 
     @property
     def tokens(self) -> int:
-        """Patches of an image."""
+        """Number L of patches of an image."""
         return (self.resolution // self.patch) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A size and its values, the other sizes those of the base; "tokens" varies the patch alone."""
+    """A size that is varied, and its values; the other sizes are those of the base; "tokens" varies the patch
+    alone."""
 
     name: str
     field: str
     values: tuple[int, ...]
 
     def bases(self, base: Base) -> list[Base]:
-        """Smallest first."""
+        """The sizes of each step, the smallest first."""
         return [replace(base, **{self.field: value}) for value in self.values]
 
     def size(self, base: Base) -> int:
@@ -85,29 +86,30 @@ RANGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A step at one size."""
+    """The cost of a training step at one size."""
 
     size: int
     seconds: float
-    """The fastest of the rounds, which other work on the machine disturbs least."""
+    """Seconds of the fastest round, which other work on the machine disturbs least."""
     flops: float
-    """Of the whole step, from the shapes."""
+    """FLOPs of the whole step over its batch, counted from the shapes."""
     memory_mib: float | None
-    """Highest of a fresh process, MiB: resident, or allocated by torch on a GPU; None if not asked for."""
+    """Peak memory in MiB of a fresh process: resident, or allocated by torch on a GPU; None if not asked
+    for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Of one size."""
+    """How the cost of a step grows with one size."""
 
     name: str
     points: list[Point]
     fitted_from: float
-    """The upper half of the range, on a log scale: sizes from here on."""
+    """Least size in the fit, which takes the upper half of the range on a logarithmic scale."""
     exponent: float
-    """Of the seconds over the size there."""
+    """Exponent of the power law fitted to the seconds over the size."""
     expected_exponent: float
-    """Of the FLOPs there."""
+    """Exponent of the power law fitted to the FLOPs of the same sizes."""
     memory_exponent: float | None
 
 
@@ -121,7 +123,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
 
 
 def upper_half(points: Sequence[Point]) -> list[Point]:
-    """Those from the geometric mean of the smallest and the largest size on."""
+    """The points from the geometric mean of the smallest and the largest size on."""
     sizes = [point.size for point in points]
     return [point for point in points if point.size**2 >= min(sizes) * max(sizes)]
 
@@ -129,7 +131,7 @@ def upper_half(points: Sequence[Point]) -> list[Point]:
 def measure_range(
     varied: Range, base: Base, *, device: torch.device, rounds: int, memory: bool = False
 ) -> Scaling:
-    """Steps at every size of one range, the sizes in turn; `memory` starts a process for each."""
+    """Time steps at every size of one range, the sizes taking turns; `memory` starts a process for each."""
     bases = varied.bases(base)
     steppers = [_stepper(one, device) for one in bases]
     seconds = [math.inf for _ in bases]
@@ -162,7 +164,7 @@ def scaling(name: str, points: list[Point]) -> Scaling:
 
 
 def to_dict(base: Base, scalings: Sequence[Scaling]) -> dict[str, Any]:
-    """Ready for JSON."""
+    """The base and the measurements as a JSON-ready object."""
     return {"base": asdict(base), "ranges": [asdict(one) for one in scalings]}
 
 

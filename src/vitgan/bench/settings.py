@@ -23,24 +23,24 @@ CLASSES = 10  # of random labels
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of what is measured beside the step."""
+    """The sizes of everything that is measured beside the step."""
 
     products: tuple[int, ...]
     """Sides of the square matrices whose product gives the peak."""
     attention: tuple[tuple[int, int], ...]
-    """(tokens, batch)."""
+    """Sizes of attention, (tokens, batch)."""
     sampling: tuple[int, ...]
-    """Batches of the generator."""
+    """Batches of images that the generator draws at once."""
     rounds: int = 11
-    """Of each measurement other than the step; the medians are over these."""
+    """Rounds of each measurement other than the step; medians are over these."""
     repeats: int = 1
     """Calls of a small kernel timed together, so that launching them is not what is measured."""
     launches: int = 5
-    """Starts of each command."""
+    """How often each command is started."""
 
     @staticmethod
     def of(device: torch.device) -> "Sizes":
-        """A GPU gets larger ones than a CPU."""
+        """The sizes for a device: a GPU gets larger ones than a CPU."""
         if device.type == "cuda":
             attention = ((65, 512), (257, 128), (1025, 32))
             return Sizes(
@@ -52,13 +52,13 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of one call of `bench`."""
+    """What one call of `bench` measures, and on what."""
 
     recipe: Recipe
-    """Its batch is the one that is measured."""
+    """The recipe whose step is measured, at its own batch."""
     device: torch.device
     precisions: tuple[Precision, ...]
-    """fp32, bf16 or both."""
+    """The precisions that are measured: fp32, bf16 or both."""
     data: str | None = None
     """A source of images; None for random ones in memory."""
     threads: int | None = None
@@ -70,7 +70,7 @@ class Settings:
     quiet: bool = False
 
     def recipe_at(self, precision: Precision) -> Recipe:
-        """The recipe, its activations of that precision."""
+        """The recipe with its activations in that precision."""
         return with_training(self.recipe, precision=precision)
 
     def images(self) -> ImageSet:
@@ -78,7 +78,7 @@ class Settings:
         return open_images(self.recipe.data, self.data, self.recipe.training.batch)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The settings as a JSON-ready object."""
         return {
             "recipe": self.recipe.name,
             "batch": self.recipe.training.batch,
@@ -97,7 +97,8 @@ def with_training(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def precisions(name: str, device: torch.device) -> tuple[Precision, ...]:
-    """Of fp32, bf16, both, and auto: both where the hardware multiplies bf16 matrices, else fp32."""
+    """The precisions that fp32, bf16, both or auto names; auto is both where the hardware multiplies bf16
+    matrices, else fp32."""
     if name == "auto":
         name = "both" if activation_dtype("auto", device) == torch.bfloat16 else "fp32"
     both: tuple[Precision, ...] = ("fp32", "bf16")

@@ -22,25 +22,26 @@ UPDATES = ("discriminator optimiser", "generator optimiser", "moving average")
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """Of one precision."""
+    """What a training step costs at one precision."""
 
     images_per_second: float
-    """The batch over the median."""
+    """Images a second: the batch over the median time of a step."""
     seconds: Seconds
     first_seconds: float
-    """Of the very first step: it touches fresh memory, and compiles where the recipe asks for that."""
+    """Seconds of the very first step: it touches fresh memory, and compiles where the recipe asks for
+    that."""
     parts: dict[str, float]
     """Seconds of a step by span, the mean over the steps; they add up to a whole step."""
     shares: dict[str, float]
-    """Of the parts in their sum."""
+    """Shares of the parts in their sum, by span."""
     groups: dict[str, float]
-    """Shares of data, augmentation, and the optimisers with the moving average."""
+    """Shares in the step of data, augmentation, and the optimisers with the moving average."""
     peak: Peak
-    """Of matrix products before, between and after the steps."""
+    """The peak rate of matrix products before, between and after the steps."""
 
 
 class Stepper:
-    """A task, its first step taken, and the batches that it takes."""
+    """A task that has taken its first step, and the batches for the next ones."""
 
     def __init__(self, recipe: Recipe, images: ImageSet, device: torch.device) -> None:
         self.task, self.device = GANTask(recipe, images, device), device
@@ -51,21 +52,21 @@ class Stepper:
         self.first_seconds = seconds(self.step, device)
 
     def step(self) -> None:
-        """The next batch, and the step on it; what is in no span of its own is "other"."""
+        """Take the next batch and the step on it; what is in no span of its own is "other"."""
         with span(OTHER):
             with span("data"):
                 batch = next(self.stream)
             self.task.step(batch, next(self._positions))
 
     def timed(self, *, recorded: bool) -> float:
-        """Seconds of a step; `recorded` adds its parts to the recorder's."""
+        """Take a step and return its seconds; `recorded` adds its parts to the recorder's."""
         with self.recorder.listening() if recorded else nullcontext():
             return seconds(self.step, self.device)
 
 
 @contextmanager
 def steppers(settings: Settings, images: ImageSet) -> Iterator[dict[Precision, Stepper]]:
-    """One of each precision, warmed up; their readers end with it."""
+    """A context that yields a warmed-up stepper for each precision, and ends their readers on leaving."""
     with ExitStack() as stack:
         made: dict[Precision, Stepper] = {}
         for precision in settings.precisions:

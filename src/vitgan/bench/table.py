@@ -13,7 +13,7 @@ Part = Any  # of the report, as JSON has it
 
 
 def table(report: dict[str, Any]) -> str:
-    """Of the report that `bench` returns: a paragraph for each part that was measured."""
+    """The report that `bench` returns, as text: a paragraph for each part that was measured."""
     sections = [_settings(report)]
     for part in PARTS:
         if report.get(part) is not None:

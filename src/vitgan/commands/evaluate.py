@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="SOURCE", help="the real images (what the run was trained on)")
     parser.add_argument(
-        "--metrics", metavar="M,…", help="of fid,is,kid,prdc (all that the number of images allows)"
+        "--metrics", metavar="M,…", help="of fid,is,kid,prdc, or of your own (all that the images allow)"
     )
     parser.add_argument(
         "--features",

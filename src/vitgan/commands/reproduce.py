@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="as for evaluate (classifier where the images have labels, else inception)",
     )
-    parser.add_argument("--metrics", metavar="M,…", help="of fid,is,kid,prdc (all)")
+    parser.add_argument("--metrics", metavar="M,…", help="of fid,is,kid,prdc, or of your own (all)")
     parser.add_argument("--count", type=int, metavar="N", help="generated images measured (as many as real)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="rows trained at a time (1)")

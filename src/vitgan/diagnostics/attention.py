@@ -17,10 +17,11 @@ from vitgan.nn.linear import at_least_fp32
 
 
 def residual_shares(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """|res(X)| / |X| of each sample, X (B, N, D) -> ((B,), (B,)): in the paper's norm, in Frobenius'.
+    """|res(X)| / |X| of each sample, X (B, N, D) -> ((B,), (B,)), in the norm of arXiv 2103.03404 and
+    Frobenius'.
 
     res(X) = X - 1 x^T. The paper's x minimises |X - 1 x^T| in |X|_{1,inf} = sqrt(|X|_1 |X|_inf), for which
-    there is no closed form; [choice] here x is the mean token, the minimiser in Frobenius' norm. So the first
+    there is no closed form; here x is the mean token, the minimiser in Frobenius' norm. So the first
     share is never below the paper's. 0 is rank one; tokens with no common part have a
     Frobenius share near sqrt(1 - 1/N).
     """
@@ -45,25 +46,26 @@ KEPT = 4  # images of a batch whose maps and inputs are kept
 
 @dataclass
 class AttentionReading:
-    """One attention layer, a list entry for each batch that passed."""
+    """What was read of one attention layer; each list has an entry for each batch that passed."""
 
     module: nn.Module
     norm: nn.Module | None = None
     """The norm before it, where it stands in a Block."""
     tokens: int = 0
-    """Those that a token may attend to, n."""
+    """Number n of tokens that a token may attend to."""
     queries: int | None = None
-    """The first so many tokens are asked; None is all."""
+    """How many tokens, from the first on, have queries; None is all."""
     entropy: list[Tensor] = field(default_factory=list)
-    """Nats, mean over the rows, (B W, h)."""
+    """Entropy of attention in nats, the mean over the rows, (B W, h)."""
     entropy_first: list[Tensor] = field(default_factory=list)
-    """Nats, of token 0's row, (B W, h)."""
+    """Entropy of token 0's row in nats, (B W, h)."""
     to_self: list[Tensor] = field(default_factory=list)
-    """Mean of the diagonal, (B W, h)."""
+    """Attention of a token to itself: the mean of the diagonal, (B W, h)."""
     maps: list[Tensor] = field(default_factory=list)
-    """Of the first KEPT images, (KEPT, h, N, N); none where attention is by windows."""
+    """Attention probabilities of the first KEPT images, (KEPT, h, N, N); none where attention is by
+    windows."""
     inputs: list[Tensor] = field(default_factory=list)
-    """Of the first KEPT images, (KEPT, N, D)."""
+    """The layer's input for the first KEPT images, (KEPT, N, D)."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Reading:
     stream: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     """For "input" and each Block's name, what `residual_shares` gives for the tokens after it."""
     tokens: list[Tensor] = field(default_factory=list)
-    """Before the first Block, of the first KEPT images, (KEPT, N, D)."""
+    """The tokens before the first Block, of the first KEPT images, (KEPT, N, D)."""
 
 
 def attention_probabilities(attention: nn.Module, x: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def entropies(probabilities: Tensor) -> Tensor:
 
 @contextmanager
 def reading(network: nn.Module) -> Iterator[Reading]:
-    """Every pass of `network` within it is read; what the network returns does not change.
+    """A context within which every pass of `network` is read; what the network returns does not change.
 
     The last block of a ViT computes the class token alone; here the rest is computed beside it.
     """

@@ -46,7 +46,7 @@ def draw(subject: Subject, readings: dict[str, Reading], result: dict[str, Any],
 
 
 def sigma(found: dict[str, list[dict[str, Any]]]) -> Figure:
-    """sigma over sigma at the start, a row for each weight: as stored and as used."""
+    """A plot of sigma over sigma at the start, a row for each weight: as stored and as used."""
     rows = max(len(layers) for layers in found.values())
     figure = Figure(figsize=(13, 1.6 + 0.19 * rows), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
@@ -67,7 +67,8 @@ def sigma(found: dict[str, list[dict[str, Any]]]) -> Figure:
 
 
 def lipschitz(found: dict[str, Any]) -> Figure:
-    """The steepness of D by where it was measured, and of its attention layers beside their bounds."""
+    """A plot of the steepness of D by where it was measured, and of its attention layers beside their
+    bounds."""
     layers = found["attention_layers"]
     figure = Figure(figsize=(13 if layers else 7, 4.2), layout="constrained")
     panels = figure.subplots(1, 2 if layers else 1, squeeze=False)[0]
@@ -109,7 +110,8 @@ def _attention_layers(axes: Axes, layers: list[dict[str, Any]]) -> None:
 
 
 def entropy(found: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Entropy as a share of ln N and attention to self, layers by heads, a column for each network."""
+    """A plot of entropy as a share of ln N and of attention to self, layers by heads, a column for each
+    network."""
     shown = {name: layers for name, layers in found.items() if layers}
     rows = max(len(layers) for layers in shown.values())
     figure = Figure(figsize=(4.2 * len(shown), 2.2 + 0.8 * rows), layout="constrained")
@@ -139,7 +141,7 @@ def _heat(axes: Axes, values: list[list[float]]) -> None:
 
 
 def rank(found: dict[str, list[dict[str, Any]]]) -> Figure:
-    """The residual shares, layer by layer."""
+    """A plot of the residual shares, layer by layer."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     colours = dict(zip(found, (REAL, FAKE, OTHER), strict=False))
@@ -157,7 +159,8 @@ def rank(found: dict[str, list[dict[str, Any]]]) -> Figure:
 
 
 def spectrum(subject: Subject, found: dict[str, Any]) -> Figure:
-    """Radial spectra of real and fake images, and the logarithm of their quotient in the plane."""
+    """A plot of the radial spectra of real and fake images, and the logarithm of their quotient in the
+    plane."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     line, plane = figure.subplots(1, 2)
     for kind, colour in (("real", REAL), ("fake", FAKE)):
@@ -192,7 +195,7 @@ def _plane(figure: Figure, axes: Axes, subject: Subject) -> None:
 
 
 def attention_pictures(subject: Subject, readings: dict[str, Reading]) -> dict[str, Figure]:
-    """Of each network with attention: its maps by image and layer, and by layer and head of one image."""
+    """Attention maps of each network that has any: by image and layer, and by layer and head of one image."""
     images = {
         "discriminator, real": subject.real,
         "discriminator, fake": subject.fake,
@@ -210,7 +213,8 @@ def attention_pictures(subject: Subject, readings: dict[str, Reading]) -> dict[s
 
 
 def _maps(images: Tensor, layers: list[Tensor], name: str) -> Figure:
-    """Rows: SHOWN images, mean of heads; below, every head of the first image. Columns: image, layers."""
+    """A figure of attention maps. Rows: SHOWN images, mean of heads; below, every head of the first image.
+    Columns: image, layers."""
     shown, heads = min(SHOWN, len(layers[0])), max(maps.shape[1] for maps in layers)
     size = (1.2 * (1 + len(layers)) + 0.6, 1.35 * (shown + heads) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -235,7 +239,7 @@ def _show_image(axes: Axes, image: Tensor) -> None:
 
 
 def _show_map(axes: Axes, maps: Tensor, head: int | None) -> None:
-    """maps (h, N, N) of one image: the asked token's row over the patches."""
+    """Draw, of the maps (h, N, N) of one image, the asked token's row over the patches."""
     axes.set(xticks=[], yticks=[])
     if head is not None and head >= len(maps):
         axes.set_visible(False)
@@ -264,7 +268,7 @@ def _patches_of(maps: Tensor) -> int | None:
 
 
 def _scale(axes: Axes) -> None:
-    """A logarithmic axis across, but where all values lie within a factor of 4."""
+    """Make the horizontal axis logarithmic, but where all values lie within a factor of 4."""
     low, high = axes.dataLim.intervalx
     if high > 4 * low > 0:
         axes.set_xscale("log")

@@ -66,7 +66,7 @@ def inspect_run(
 
 
 def measure(subject: Subject, readings: dict[str, Reading]) -> Result:
-    """Every number, by section, and what was left out."""
+    """Every number of an inspection, by section, and the sections that were left out."""
     result = {
         "sigma": _sigma(subject),
         "lipschitz": _lipschitz(subject, readings),
@@ -170,7 +170,8 @@ def _summary(values: Tensor) -> Result:
 
 
 def _class_token(subject: Subject, readings: dict[str, Reading]) -> Result | None:
-    """Norm of the Jacobian of y, the class token after the last norm, by the tokens of the first block."""
+    """The norm of the Jacobian of the class token after the last norm, by the tokens before the first
+    block."""
     network = subject.discriminator
     if not isinstance(network, VisionTransformer):
         return None
@@ -189,7 +190,7 @@ def _class_token(subject: Subject, readings: dict[str, Reading]) -> Result | Non
 
 
 def _attention_bounds(subject: Subject, readings: dict[str, Reading]) -> list[Result]:
-    """Of each attention layer of the discriminator: its Jacobian's norm at what it met, and L2 bounds."""
+    """For each attention layer of the discriminator, its Jacobian's norm at its inputs, and the L2 bounds."""
     real, fake = (readings[f"discriminator, {kind}"].attention for kind in ("real", "fake"))
     with normalised(subject.discriminator):
         return [_bounds(name, real[name], fake[name]) for name in real if real[name].inputs]

@@ -20,7 +20,7 @@ NOT_MATRICES = (nn.Embedding,)
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSigma:
-    """Largest singular values of one weight."""
+    """The largest singular values of one weight: as stored, as used, and at the start of training."""
 
     layer: str
     """The module's name in its network."""
@@ -70,8 +70,8 @@ def largest_singular_value(weight: Tensor) -> float:
 
 @contextmanager
 def normalised(network: nn.Module) -> Iterator[None]:
-    """Within it the layers of `network` compute with their normalised weights. Do not call `network` itself
-    there: its own forward would end the normalisation."""
+    """A context within which the layers of `network` compute with their normalised weights. Do not call
+    `network` itself in it: its own forward would end the normalisation."""
     with ExitStack() as stack:
         for module in network.modules():
             if isinstance(module, SpectralNorm):
@@ -121,7 +121,7 @@ def bound_of_normed_tokens(
 ) -> float:
     """Upper bound for `attention` (N tokens, the first `queries` of them asked) on what `norm` puts out.
 
-    The weights are those in use when this is called: see `sigma.normalised`. Raises ValueError for the sign
+    The weights are those in use when this is called: see `normalised`. Raises ValueError for the sign
     that attends to the farthest token, for which (1) does not hold.
     """
     _check_sign(attention)
@@ -137,7 +137,8 @@ def bound_of_normed_tokens(
 
 @torch.no_grad()
 def bound_of_theorem(attention: L2Attention, tokens: int) -> float:
-    """[K]'s bound for the map of Theorem 3.2 with this module's matrices: *not* a bound of the module itself.
+    """The bound of arXiv 2006.04710 for its map of Theorem 3.2, with this module's matrices; *not* of the
+    module.
 
     sqrt(N / d) (4 phi^-1(N - 1) + 1) sqrt(sum_h |W_h|^4 |V_h|^2) |W_O|, V_h taken for U. Differs from the
     paper: the power of |W_h| is that which the chain rule gives (the map is quadratic in W: once in y, once
@@ -183,9 +184,9 @@ def ascend(
     """Gradient ascent on |grad_x D(x)| from `images`, within [-1, 1].
 
     (B, C, H, W) -> the steepest points met (B, C, H, W) and their norms (B,), none below that of its start.
-    [choice] Steps along the normed gradient, their length falling linearly from FIRST_STEP to LAST_STEP. In a
-    network of (leaky) ReLUs that gradient is 0: then along grad_x D(x). The fused attention kernel has no
-    second derivative, so attention is by plain products.
+    Chosen here: steps along the normed gradient, their length falling linearly from FIRST_STEP to LAST_STEP.
+    In a network of (leaky) ReLUs that gradient is 0: then along grad_x D(x). The fused attention kernel has
+    no second derivative, so attention is by plain products.
     """
     x = images.detach().clone()
     best, steepest = x.clone(), x.new_zeros(len(x))
@@ -264,5 +265,5 @@ def _norms(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x over its norm, each sample alone."""
+    """x divided by its norm, each sample by its own."""
     return x / _norms(x).clamp(min=1e-30).view(-1, *[1] * (x.ndim - 1))

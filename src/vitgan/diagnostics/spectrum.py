@@ -11,7 +11,7 @@ def power_spectrum(images: Tensor) -> Tensor:
     """Mean over images and channels of |FFT|^2 / R^2, (B, C, R, R) -> fp64 (R, R), frequency 0 at [0, 0].
 
     Each image has its own mean taken off. Its sum is R^2 times the mean variance of a pixel (Parseval).
-    [choice] No window: the jump between opposite borders puts power on the axes, of real and fakes alike.
+    Chosen here: no window; the jump between opposite borders puts power on the axes, of real and fakes alike.
     """
     images = images.double()
     images = images - images.mean((2, 3), keepdim=True)

@@ -25,23 +25,23 @@ BATCH = 16  # images of one pass
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """All in eval mode, on one device; the parameters are frozen."""
+    """What is inspected: the networks, in eval mode and frozen, and images, all on one device."""
 
     recipe: Recipe
     images_seen: int
     generator: Generator
-    """With the averaged weights."""
+    """The generator with the averaged weights."""
     discriminator: nn.Module
     generator_at_start: nn.Module
     discriminator_at_start: nn.Module
     real: Tensor
-    """(N, C, R, R) in [-1, 1]."""
+    """Real images (N, C, R, R) in [-1, 1]."""
     fake: Tensor
-    """(N, C, R, R) in [-1, 1], of the labels of `real` where there are any."""
+    """Generated images (N, C, R, R) in [-1, 1], of the labels of `real` where there are any."""
     labels: Tensor | None
-    """(N,)"""
+    """Classes of the images, int64 (N,); None where the run has none."""
     latents: Tensor
-    """(N, Z), of `fake`."""
+    """The latents that `fake` was drawn from, (N, Z)."""
 
 
 def load_subject(
@@ -90,7 +90,7 @@ def parts(count: int) -> list[slice]:
 
 
 def pick(labels: Tensor | None, part: slice) -> Tensor | None:
-    """A part of the labels, None where there are none."""
+    """The labels of a part of the images; None where there are no labels."""
     return None if labels is None else labels[part]
 
 

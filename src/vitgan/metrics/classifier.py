@@ -27,12 +27,12 @@ LEAST, MOST = 8, 64  # pixels a side
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
-    """Network and training; every value is [choice]."""
+    """Options of the classifier's network and training; all values were chosen here."""
 
     width: int = option(48, least=1, most=MOST_SIZE)
     """Channels of the first convolution; doubled once, then `features`."""
     features: int = option(128, least=1, most=MOST_SIZE)
-    """Size F of the features."""
+    """Number F of the features."""
     batch: int = option(128, least=1)
     """Images of an update."""
     epochs: int = option(20, least=1)
@@ -42,9 +42,9 @@ class ClassifierOptions:
     updates: int = option(200, least=1)
     """Updates, at least: a small set gets more passes."""
     learning_rate: float = option(0.003, least=0)
-    """Of AdamW at its highest, after a fifth of the steps; it starts and ends at 0."""
+    """Learning rate of AdamW at its highest, after a fifth of the steps; it starts and ends at 0."""
     weight_decay: float = option(0.05, least=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     shift: float = option(0.125, least=0, most=1)
     """Each image is moved by up to this share of its side; never mirrored, a digit is no mirror image."""
     held_out: float = option(0.2, least=0)
@@ -52,7 +52,7 @@ class ClassifierOptions:
     held_out_most: int = option(5000, least=0)
     """Images held out, at most."""
     seed: int = option(0, least=0)
-    """Of the weights, the part held out and the training; not that of the evaluation."""
+    """Seed of the weights, the part held out and the training; not that of the evaluation."""
 
     def build(self, *, resolution: int, channels: int, classes: int) -> "Classifier":
         """The network, its weights drawn from the seed. Raises UserError outside 8 to 64 pixels a side."""

@@ -48,7 +48,7 @@ GREY = ("1", "L", "LA", "I", "F")  # Pillow's modes
 
 
 class RealImages:
-    """All images of a set up to 50,000, else 50,000 chosen by the seed; read anew each time."""
+    """The real images: all of a set up to 50,000, else 50,000 chosen by the seed; read anew each time."""
 
     def __init__(self, images: ImageSet, seed: int) -> None:
         self.images = images
@@ -133,7 +133,7 @@ def survey(source: str) -> Survey:
 
 
 def shown(size: tuple[int, int]) -> str:
-    """8 x 8."""
+    """A size in words, as 8 x 8."""
     return f"{size[0]} x {size[1]}"
 
 
@@ -177,17 +177,18 @@ class Evaluator:
         self._reals = self._real_features()
 
     def score(self, generator: Generator) -> Evaluation:
-        """Of `count` images that the generator draws from the seed; processes of one run share the work."""
+        """The evaluation of `count` images that the generator draws from the seed; processes of one run share
+        the work."""
         part = collectives.shard(self.count)
         images = generator.sample(self.count, seed=self.seed, part=part)
         return self._score(images, self.count)
 
     def score_images(self, images: Tensor) -> Evaluation:
-        """Of generated images, uint8 (M, C, R, R)."""
+        """The evaluation of generated images, uint8 (M, C, R, R)."""
         return self._score(images, len(images))
 
     def _score(self, images: Tensor, count: int) -> Evaluation:
-        """`images` are this process's part of `count`."""
+        """The evaluation of `count` images, of which `images` are this process's part."""
         shape = (self._channels, self._resolution, self._resolution)
         if images.shape[1:] != shape:
             raise UserError(
@@ -248,7 +249,8 @@ class Evaluator:
         return ClassifierExtractor(trained, self.device, tuple(self.parts))
 
     def _real_features(self) -> Features:
-        """Of the layers that some metric reads of the real images; out of the cache where they are there."""
+        """Features of the real images in every layer that a metric reads; from the cache where they are
+        there."""
         read = [name for name, part in self.parts.items() if trait(part, "reads_real")]
         layers = sorted({self.extractor.layers[name] for name in (*read, *self._of_classes())})
         moments = self._moments_layer() is not None
@@ -301,7 +303,7 @@ class Evaluator:
         return {name: part for name, part in self.parts.items() if hasattr(part, "measure_classes")}
 
     def _told_numbers(self, found: dict[str, Tensor]) -> dict[str, float]:
-        """Rank 0 computes for all."""
+        """The numbers, which rank 0 computes and broadcasts to all."""
         numbers = None
         with collectives.errors_shared():
             if collectives.rank() == 0:

@@ -40,7 +40,7 @@ PROGRAMS = ("clip-", "dinov2-")
 
 
 class Extractor(abc.ABC):
-    """Features of images.
+    """What computes features of images.
 
     Attributes
         name: as in the protocol.

@@ -24,7 +24,8 @@ class Protocol:
     """All that a number depends on besides the generated images."""
 
     features: str
-    """inception, classifier, or the name of an extractor registered in torch-fidelity."""
+    """What computes the features: inception, classifier, or the name of an extractor registered in
+    torch-fidelity."""
     features_sha: str
     """First 16 digits of the SHA-256 of the extractor's weights."""
     real: str
@@ -32,28 +33,28 @@ class Protocol:
     real_sha: str
     """First 16 digits of the SHA-256 of the real pixels, after the resize."""
     reals: int
-    """Real images."""
+    """Number of real images."""
     fakes: int
-    """Generated images."""
+    """Number of generated images."""
     resolution: int
     """Side of the images, pixels."""
     channels: int
-    """1: grey (repeated to RGB for any extractor but the classifier), 3: RGB."""
+    """Channels of the images; 1: grey (repeated to RGB for any extractor but the classifier), 3: RGB."""
     resize: str
     """How the real images came to this size."""
     seed: int
-    """Of the latents, and of the choice where only a part of the images is taken."""
+    """Seed of the latents, and of the choice where only a part of the images is taken."""
     settings: dict[str, Any]
-    """Of the metrics, and of the classifier where it is used."""
+    """Options of the metrics, and facts of the classifier where it is used."""
     torch_fidelity: str
-    """Version of the library that computes."""
+    """Version of torch-fidelity, which computes the metrics."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, with `key`."""
+        """The protocol as a JSON-ready object, with its `key`."""
         return {**dataclasses.asdict(self), "key": self.key()}
 
     def key(self) -> str:
-        """8 digits; numbers may stand in one column where these are the same.
+        """A hash of 8 hexadecimal digits; numbers may stand in one column where these are the same.
 
         The source's name and the resize are left out: the pixels' hash says what they come to.
         """
@@ -64,13 +65,13 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers and the protocol that they belong to."""
+    """The numbers of one measurement, and the protocol that they belong to."""
 
     protocol: Protocol
     metrics: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, which knows no NaN and no infinity: both become null."""
+        """The evaluation as a JSON-ready object; JSON knows no NaN and no infinity: both become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
         return {"protocol": self.protocol.to_dict(), "metrics": finite}
 

@@ -1,4 +1,4 @@
-"""Tables of systems that are trained and measured alike, beside the figures that the deck prints."""
+"""Tables of systems that are trained and measured alike, beside the figures that the seminar deck prints."""
 
 from vitgan.tables.plan import Request
 from vitgan.tables.run import Reproduction, reproduce

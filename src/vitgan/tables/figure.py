@@ -37,7 +37,7 @@ def write_figures(plan: Plan, table: dict[str, Any]) -> None:
 
 
 def samples(plan: Plan, table: dict[str, Any]) -> Figure:
-    """A strip of each row's samples from the same seed, under a strip of real images."""
+    """A figure of a strip of each row's samples from the same seed, under a strip of real images."""
     strips: list[tuple[str, Tensor | None, str]] = [("real images", _real(plan), "")]
     for row in table["rows"]:
         images = None
@@ -53,7 +53,7 @@ def samples(plan: Plan, table: dict[str, Any]) -> Figure:
 
 
 def _strip(axes: Axes, plan: Plan, label: str, images: Tensor | None, caption: str) -> None:
-    """images uint8 (N, C, R, R), or None where there are none."""
+    """Draw one strip of images uint8 (N, C, R, R); blank squares where `images` is None."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     shown = _blank(plan) if images is None else images
@@ -84,7 +84,8 @@ def _real(plan: Plan) -> Tensor:
 
 
 def gradient_norms(plan: Plan, table: dict[str, Any]) -> Figure:
-    """The norm of D's gradient over images seen, a panel for each row, the other rows behind it in grey."""
+    """A plot of the norm of D's gradient over images seen, a panel for each row, the other rows behind it in
+    grey."""
     curves = {row["label"]: _curve(plan.folder(row["row"])) for row in table["rows"]}
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
@@ -122,7 +123,7 @@ def _panel(axes: Axes, row: dict[str, Any], curves: dict[str, tuple[list[float],
 
 
 def _curve(folder: Path) -> tuple[list[float], list[float]]:
-    """Images seen and norm, where it is finite and above zero."""
+    """Images seen and norms of D's gradient, where these are finite and above zero."""
     lines = read_log(folder)
     points = [(line["images"], line[NORM]) for line in lines if math.isfinite(line.get(NORM, math.nan))]
     kept = [(images, norm) for images, norm in points if norm > 0]

@@ -1,4 +1,4 @@
-"""What a table is to be made of: its rows, what the deck prints for them, and what is known of each.
+"""What a table is to be made of: its rows, what the seminar deck prints for them, and what is known of each.
 
 A request is checked whole before anything is trained.
 """
@@ -36,22 +36,22 @@ class Record:
     recipe: dict[str, Any]
     status: Literal["complete", "interrupted", "diverged", "failed"]
     reason: str = ""
-    """One line, of a row that diverged or failed."""
+    """Why the row diverged or failed, in one line; empty for any other row."""
     diverged_at: int | None = None
     """Image in whose step a number was not finite."""
     images_seen: int = 0
     seconds: float = 0.0
-    """Of training."""
+    """Seconds of training."""
     peak_memory: int | None = None
-    """Bytes, the most of all the commands that trained the row."""
+    """Peak memory in bytes, the highest of all the commands that trained the row."""
     memory_measure: str = ""
-    """What `peak_memory` is."""
+    """What `peak_memory` measures, in words."""
     parameters_generator: int | None = None
     parameters_discriminator: int | None = None
     flops_per_image: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=list)
-    """Asked for in `evaluation`."""
+    """Metrics that were asked for in `evaluation`."""
     evaluation: dict[str, Any] | None = None
     """`vitgan.metrics.Evaluation.to_dict`; None before it, and where there is no checkpoint to score."""
     scored_at: int | None = None
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Trained as far as it goes."""
+        """Whether there is nothing left to train: the row is complete, or has diverged."""
         return self.status in ("complete", "diverged")
 
 
@@ -95,7 +95,7 @@ NOTES = {
     "transgan-xl": "the printed figure is of its paper's first version, whose discriminator had one scale",
     "stylegan2-d": "the printed figure is the authors' report, not the deck's",
 }
-# Deck's tables: data set -> (FID, IS).
+# The seminar deck's tables: data set -> (FID, IS).
 PRINTED: dict[str, dict[str, Printed]] = {
     "architectures": {
         "biggan-diffaug": {"cifar10": (8.59, 9.25)},
@@ -125,12 +125,13 @@ class Row:
     label: str
     recipe: Recipe
     printed: Printed = field(default_factory=dict)
-    """By data set, (FID, IS); None where one is not printed."""
+    """The seminar deck's figures by data set, (FID, IS); None where one is not printed."""
     note: str = ""
 
 
 def rows(table: str, *, size: Literal["small", "paper"], resolution: int, channels: int) -> tuple[Row, ...]:
-    """The rows of `table` for images of that shape, in the deck's order, all on the same data unmirrored."""
+    """The rows of `table` for images of that shape, in the seminar deck's order, all on the same data
+    unmirrored."""
     base = _base(size, resolution, channels)
     printed = PRINTED[table]
     return tuple(
@@ -179,19 +180,20 @@ class Request:
     """Names of rows; None is all."""
     data: str = "digits"
     minutes: float | None = None
-    """Of training a row. Neither this nor `images`: 2 minutes with small rows."""
+    """Minutes of training, each row. Where this and `images` are None: 2 minutes with small rows."""
     images: int | None = None
-    """Images seen by a row."""
+    """Images that each row sees, in place of minutes."""
     out: Path | None = None
-    """None is runs/reproduce-TABLE."""
+    """The table's folder; None is runs/reproduce-TABLE."""
     size: Size | None = None
-    """None is small on a CPU, paper on CUDA."""
+    """Size of the systems; None is small on a CPU, paper on CUDA."""
     resolution: int | None = None
-    """None is 8 for digits, else the power of two within the first picture's smaller side, 64 at most."""
+    """Side of the images in pixels; None is 8 for digits, else the power of two within the first picture's
+    smaller side, 64 at most."""
     seed: int = 0
-    """Of training and of measuring."""
+    """Seed of training and of measuring."""
     features: str | None = None
-    """As for `vitgan evaluate`; None is classifier where the source has labels, else inception."""
+    """Features as for `vitgan evaluate`; None is classifier where the source has labels, else inception."""
     metrics: Sequence[str] = METRICS
     count: int | None = None
     """Generated images that are measured; None is as many as real ones."""
@@ -201,7 +203,7 @@ class Request:
     quiet: bool = False
 
     def check(self) -> None:
-        """Raise UserError where a value cannot be."""
+        """Raise UserError where a value is impossible, or two contradict each other."""
         if self.minutes is not None and self.images is not None:
             raise UserError("--minutes and --images are two budgets: give one of them.")
         for name in ("minutes", "images", "resolution", "count", "jobs"):
@@ -212,7 +214,7 @@ class Request:
             raise UserError(f"--seed must be at least 0, and less than 2^63, not {self.seed}.")
 
     def command(self) -> str:
-        """The command line that says the same."""
+        """The command line that asks for the same table."""
         rows = None if self.rows is None else ",".join(self.rows)
         metrics = None if tuple(self.metrics) == METRICS else ",".join(self.metrics)
         flags = {name: getattr(self, name) for name in ("data", "minutes", "images", "out", "size")}
@@ -229,12 +231,12 @@ def _word(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The rows with their whole recipes, the images, and what measures."""
+    """A checked request: the rows with their whole recipes, the images, and the evaluator of all of them."""
 
     request: Request
     out: Path
     settings: dict[str, Any]
-    """What every row has alike."""
+    """Settings that are the same for every row, JSON-ready."""
     device: torch.device
     images: ImageSet
     evaluator: Evaluator
@@ -251,7 +253,7 @@ class Plan:
 
     @cached_property
     def protocol_key(self) -> str:
-        """Of the measurements that are wanted."""
+        """Key of the protocol by which the rows are to be measured."""
         return self.evaluator.protocol(self.evaluator.count).key()
 
     def is_measured(self, found: Record) -> bool:
@@ -302,7 +304,8 @@ def check_table(table: str) -> None:
 def select(
     table: str, names: Sequence[str] | None, *, size: Size, resolution: int, channels: int
 ) -> tuple["Row", ...]:
-    """The rows of these names in the table's order; all with None. Raises UserError for an unknown one."""
+    """The rows of these names, in the table's order; all rows where `names` is None. Raises UserError for an
+    unknown one."""
 
     known = rows(table, size=size, resolution=resolution, channels=channels)
     if names is None:
@@ -344,7 +347,7 @@ def _form(request: Request) -> tuple[int, Literal[1, 3]]:
 
 
 def _power_of_two(side: int) -> int:
-    """The largest within `side` pixels, 64 at most."""
+    """The largest power of two within `side` pixels, 64 at most."""
     return min(LARGEST, 1 << (side.bit_length() - 1))
 
 
@@ -407,7 +410,7 @@ def _check_folder(out: Path, settings: dict[str, Any], recipes: dict[str, Recipe
 
 
 def write_settings(plan: Plan) -> None:
-    """Note in the folder what its rows have alike."""
+    """Write the settings that all rows share into the table's folder."""
     plan.out.mkdir(parents=True, exist_ok=True)
     with replacing(plan.out / SETTINGS) as temporary:
         temporary.write_text(json.dumps(plan.settings, indent=1) + "\n", encoding="utf-8")

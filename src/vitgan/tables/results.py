@@ -58,7 +58,8 @@ def leading(metrics: Mapping[str, float | None]) -> str:
 
 
 def printed_name(source: str, rows: "tuple[Row, ...]") -> str | None:
-    """The data set of the deck that `source` is by its name: cifar10 of `../data/cifar10_train.zip`."""
+    """The data set of the seminar deck that `source` is by its name: cifar10 of
+    `../data/cifar10_train.zip`."""
     words = set(re.split(r"[^a-z0-9]+", Path(source).stem.lower()))
     names = dict.fromkeys(name for row in rows for name in row.printed)
     return next((name for name in names if words >= set(name.split("-"))), None)
@@ -256,7 +257,7 @@ def _ending(row: Line) -> str:
 
 
 def _number(value: float | None, unit: float = 1) -> str:
-    """Four digits that count, at most; a dash for None."""
+    """A number of at most four significant digits as text; a dash for None."""
     if value is None:
         return "-"
     value = value / unit

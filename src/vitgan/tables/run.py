@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from vitgan.bench.flops import cost
 from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import Interrupt, stop_on_signals
 from vitgan.engine.run_folder import load_generator
-from vitgan.tables.cost import cost
 from vitgan.tables.figure import write_figures
 from vitgan.tables.plan import Plan, Record, Request, load_record, prepare, save_record, write_settings
 from vitgan.tables.results import content, leading, write_tables
@@ -30,7 +30,7 @@ CODE = "from vitgan.tables.row import main; main()"
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A row to train."""
+    """A row that a process is to train: its recipe, its run folder, its device."""
 
     recipe: Recipe
     folder: Path
@@ -55,7 +55,7 @@ def train_together(orders: list[Order], interrupt: Interrupt) -> None:
 
 
 def _start(order: Order) -> "subprocess.Popen[bytes]":
-    """A process in a session of its own: a Ctrl-C at the terminal reaches this process alone."""
+    """Start a row's process in a session of its own: a Ctrl-C at the terminal reaches this process alone."""
     order.folder.mkdir(parents=True, exist_ok=True)
     with (order.folder / OUTPUT).open("wb") as output:
         process = subprocess.Popen(
@@ -118,7 +118,7 @@ def reproduce(table: str, **settings: Any) -> Reproduction:
 
 
 def _train(plan: Plan, interrupt: Interrupt) -> None:
-    """Wave after wave of rows; nothing is measured while something trains."""
+    """Train the rows in waves of `jobs` at a time; nothing is measured while something trains."""
     _measure_all(plan, interrupt)
     left = [row.name for row in plan.rows if not _is_finished(plan, row.name)]
     jobs, total = plan.request.jobs, len(plan.rows)
@@ -160,7 +160,7 @@ def _measure_all(plan: Plan, interrupt: Interrupt) -> None:
 
 
 def _measured(plan: Plan, row: str, found: Record) -> Record:
-    """Its cost counted; its last checkpoint, if it has one, measured."""
+    """The row's record with its cost counted and its last checkpoint, if it has one, measured."""
     counted = asdict(cost(plan.recipes[row], plan.images, plan.device))
     metrics = list(plan.evaluator.metrics)
     found = replace(found, **counted, metrics=metrics, evaluation=None, scored_at=None)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from table_rows import TINY, VANILLA
 from vitgan.adversarial import DiffAugment
+from vitgan.bench.flops import _kinds, cost, count_step, counting, flops_per_image
 from vitgan.data import Batch, DataOptions
 from vitgan.engine.gan import GANTask, Recipe
-from vitgan.tables.cost import _kinds, cost, count_step, counting, flops_per_image
 
 CPU = torch.device("cpu")
 DATA = DataOptions(source="digits", resolution=8, channels=1)
@@ -40,7 +40,8 @@ def product(rows: int, inner: int, columns: int) -> int:
 
 
 def generator() -> tuple[int, int, int]:
-    """Of B images: the first layer of the mapping, all linear maps with it, the products of attention."""
+    """FLOPs of B images in the generator: the first layer of the mapping, all linear maps with it, the
+    products of attention."""
     first = product(B, Z, D)
     block = 4 * product(B * L, D, D) + 2 * product(B * L, D, HIDDEN)
     linear = first + product(B, D, D) + block + product(B * L, D, PIXELS)
@@ -48,7 +49,7 @@ def generator() -> tuple[int, int, int]:
 
 
 def discriminator(images: int) -> tuple[int, int, int]:
-    """Of so many images: the embedding, all linear maps with it, the products of attention.
+    """FLOPs of so many images in D: the embedding, all linear maps with it, the products of attention.
 
     The only block computes the class token alone.
     """
@@ -81,7 +82,7 @@ def test_an_image_costs_a_step_over_its_batch() -> None:
 
 
 def test_attention_counts_as_its_plain_products() -> None:
-    """It counts two forward and four backward, fused or not."""
+    """Attention has two products forward and four backward, fused or not."""
     q, k, v = (torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3))
     with counting() as counter:
         F.scaled_dot_product_attention(q, k, v).sum().backward()
