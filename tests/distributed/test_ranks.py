@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -9,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+import runs
 from sizes import QUICK_CLASSIFIER
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
@@ -22,20 +24,46 @@ from vitgan.engine.loggers import read_log
 pytestmark = pytest.mark.distributed
 
 Command = Callable[..., int]
-Started = Callable[..., list[subprocess.Popen[str]]]
+Started = Callable[..., "list[Rank]"]
 MARKS = [
     *("--training.checkpoint-every", "16", "--training.keep", "20"),
     *("--training.log-every", "16", "--training.sample-every", "40"),
 ]
 WITHOUT_CURVES = "from vitgan.engine import report\nreport.panels = lambda lines: []"
-MAIN = f"import sys\nfrom vitgan.cli import main\n{WITHOUT_CURVES}\nsys.exit(main())"
 IMPATIENT = "from vitgan.distributed import liveness\nliveness.PATIENCE, liveness.GRACE = 5.0, 2.0"
-
 QUICK = (
     "from vitgan.metrics import evaluator\n"
     f"options = evaluator.ClassifierOptions(**{QUICK_CLASSIFIER})\n"
     "evaluator.ClassifierOptions = lambda: options"
 )
+# Imported once, by the process that the ranks are forked from, and not by each of them.
+IMPORTED = ["runs", "vitgan.engine.train", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets"]
+
+
+class Rank:
+    """A process of a run, and what it says on stderr."""
+
+    def __init__(
+        self, words: Sequence[str], environment: Mapping[str, str], said: Path, changed: str
+    ) -> None:
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(IMPORTED)
+        self._said = said
+        self.process = forks.Process(target=runs.process, args=(words, environment, said, changed))
+        self.process.start()
+
+    def wait(self, seconds: float = 120) -> str:
+        """All that it has said, once it has ended."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, self.said()
+        return self.said()
+
+    def said(self) -> str:
+        return self._said.read_text() if self._said.exists() else ""
+
+    def send(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
 
 def free_port() -> int:
@@ -45,46 +73,42 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def started(images: Path, tiny: list[str]) -> Iterator[Started]:
+def started(images: Path, tiny: list[str], tmp_path: Path) -> Iterator[Started]:
     """started(ranks, folder, *words) is `vitgan train` in that many processes, as torchrun starts them.
 
     With `changed` they run that code first.
     """
-    all_of_them: list[subprocess.Popen[str]] = []
+    all_of_them: list[Rank] = []
 
-    def start(ranks: int, folder: Path, *words: str, changed: str = "") -> list[subprocess.Popen[str]]:
+    def start(ranks: int, folder: Path, *words: str, changed: str = "") -> list[Rank]:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
         command = ["train", "digits", "--data", images, "--out", folder, "--device", "cpu", *tiny, *words]
         for rank in range(ranks):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-            all_of_them.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", f"{changed}\n{MAIN}", *map(str, command)],
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=os.environ | where | own,
-                )
-            )
+            said = tmp_path / f"said-{len(all_of_them)}"
+            code = f"{WITHOUT_CURVES}\n{changed}"
+            all_of_them.append(Rank([*map(str, command)], os.environ | where | own, said, code))
         return all_of_them[-ranks:]
 
     yield start
-    for process in all_of_them:
-        process.kill()
-        process.communicate()
+    for one in all_of_them:
+        one.process.kill()
+        one.process.join()
+        one.process.close()
 
 
-def ended(all_of_them: Sequence[subprocess.Popen[str]], code: int = 0) -> list[str]:
+def ended(all_of_them: Sequence[Rank], code: int = 0) -> list[str]:
     """What each said, once all have ended with `code`."""
-    said = [process.communicate(timeout=120)[1] for process in all_of_them]
-    assert [process.returncode for process in all_of_them] == [code] * len(said), said
+    said = [one.wait() for one in all_of_them]
+    assert [one.process.exitcode for one in all_of_them] == [code] * len(said), said
     return said
 
 
-def until(condition: Callable[[], object], all_of_them: Sequence[subprocess.Popen[str]]) -> None:
+def until(condition: Callable[[], object], all_of_them: Sequence[Rank]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        for process in all_of_them:
-            assert process.poll() is None, process.communicate()[1]
+        for one in all_of_them:
+            assert one.process.is_alive(), one.said()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -147,12 +171,12 @@ def test_what_ranks_measure_is_what_one_measures(
 def test_a_rank_that_dies_is_named_and_the_others_stop(lost: int, started: Started, tmp_path: Path) -> None:
     running = started(3, tmp_path / "run", "--minutes", "5", *MARKS)
     until(lambda: checkpoints(tmp_path / "run"), running)
-    running[lost].kill()
+    running[lost].process.kill()
     began = time.monotonic()
-    others = [process for rank, process in enumerate(running) if rank != lost]
+    others = [one for rank, one in enumerate(running) if rank != lost]
     said = ended(others, 2)
     assert time.monotonic() - began < 60
-    line = f"vitgan: Rank {lost} (process {running[lost].pid} on {socket.gethostname()}) died."
+    line = f"vitgan: Rank {lost} (process {running[lost].process.pid} on {socket.gethostname()}) died."
     assert [line in text for text in said] == [True, False]
     assert "Traceback" not in "".join(said)
 
@@ -161,7 +185,7 @@ def test_a_rank_that_dies_is_named_and_the_others_stop(lost: int, started: Start
 def test_a_rank_that_hangs_is_named_and_the_others_stop(started: Started, tmp_path: Path) -> None:
     running = started(2, tmp_path / "run", "--minutes", "5", *MARKS, changed=IMPATIENT)
     until(lambda: checkpoints(tmp_path / "run"), running)
-    running[1].send_signal(signal.SIGSTOP)
+    running[1].send(signal.SIGSTOP)
     began = time.monotonic()
     (said,) = ended(running[:1], 2)
     assert time.monotonic() - began < 30
@@ -172,7 +196,7 @@ def test_a_rank_that_hangs_is_named_and_the_others_stop(started: Started, tmp_pa
 def test_a_signal_to_one_rank_stops_and_saves_on_all(started: Started, tmp_path: Path) -> None:
     running = started(2, tmp_path / "run", "--minutes", "5", *MARKS)
     until(lambda: checkpoints(tmp_path / "run"), running)
-    running[1].send_signal(signal.SIGTERM)
+    running[1].send(signal.SIGTERM)
     said = ended(running, 130)
     assert "Stopped by SIGTERM, saved" in said[0]
     assert said[1] == ""

@@ -41,6 +41,7 @@ SMALL = Sizes(products=(32,), attention=((5, 2),), sampling=(4,), rounds=2, laun
 BOUNDS = {
     "reproduce": ["--images", "48", "--device", "cpu"],
     "bench": ["--batch", "4", "--steps", "2", "--device", "cpu"],
+    "evaluate": ["--count", "40"],
     "inspect": ["--count", "4"],
     "project": ["--steps", "2"],
     "data": ["--workers", "0"],

@@ -1,13 +1,16 @@
 """What the tests of runs share."""
 
 import contextlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from vitgan.adversarial import train_step
+from vitgan.cli import main
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
 
@@ -58,3 +61,14 @@ def fill(disk: Path) -> None:
     with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+def process(words: Sequence[str], environment: Mapping[str, str], said: Path, changed: str) -> None:
+    """A forked process becomes `vitgan WORDS`: it runs the code `changed` first, and stderr is a file."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with said.open("wb", 0) as file:
+        os.dup2(file.fileno(), 2)
+    exec(changed, {})
+    sys.argv[1:] = words
+    sys.exit(main())
