@@ -88,6 +88,16 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def own_parts_forgotten() -> Iterator[None]:
+    """What a test registers, itself or by `--use`, is gone after it; the package's own parts stay."""
+    from vitgan import registry
+
+    before = list(registry._parts)
+    yield
+    registry._parts[:] = [part for part in registry._parts if part.module is None or part in before]
+
+
+@pytest.fixture
 def no_curves() -> Iterator[None]:
     """A report without its curves, which take longer to draw than a tiny run to train."""
     with mock.patch("vitgan.engine.report.panels", return_value=[]):

@@ -1,7 +1,7 @@
 """Parts of one's own: registered by name, used from the command line, named in what a run writes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,7 @@ class LeastSquares:
 '''
 
 
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    before = list(registry._parts)
-    yield
-    registry._parts[:] = before
+pytestmark = pytest.mark.usefixtures("own_parts_forgotten")
 
 
 @pytest.fixture

@@ -11,3 +11,9 @@ SIZES = {
     "--training.precision": "fp32",
 }
 TINY = [word for flag, value in SIZES.items() for word in (flag, value)]
+
+
+def without(prefix: str, words: list[str]) -> list[str]:
+    """`words`, a flag and its value in turn, without the flags that begin with `prefix`."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for flag, value in pairs if not flag.startswith(prefix) for word in (flag, value)]
