@@ -110,6 +110,16 @@ def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitgan.metrics.evaluator.ClassifierOptions", lambda: options)
 
 
+@pytest.fixture
+def own_parts_forgotten() -> Iterator[None]:
+    """What a test registers, itself or by `--use`, is gone after it; the package's own parts stay."""
+    from vitgan import registry
+
+    before = list(registry._parts)
+    yield
+    registry._parts[:] = [part for part in registry._parts if part.module is None or part in before]
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, torch.Tensor]]:
     """straight(train, images) is the state after `images` images without a stop."""

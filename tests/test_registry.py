@@ -55,12 +55,7 @@ class Shift:
 '''
 
 
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    before = list(registry._parts)
-    yield
-    registry._parts[:] = before
+pytestmark = pytest.mark.usefixtures("own_parts_forgotten")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import vitgan
 from docs_pages import ROOT
 from runs import assert_same, final, images_seen
-from sizes import TINY
+from sizes import TINY, without
 from vitgan import registry
 from vitgan.cli import main
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
@@ -18,12 +18,7 @@ from vitgan.engine.loggers import read_log
 
 EXAMPLE = ROOT / "examples" / "own_parts.py"
 USE = ("--use", str(EXAMPLE))
-SIZES = [
-    word
-    for flag, value in zip(TINY[::2], TINY[1::2], strict=True)
-    if not flag.startswith("--discriminator.")
-    for word in (flag, value)
-]
+SIZES = without("--discriminator.", TINY)
 PARTS = (
     *("--data", "stripes:count=200", "--loss", "least-squares", "--loss.real", "0.9"),
     *("--discriminator", "small-convolutional", "--discriminator.width", "4"),

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the docs a
 TEST = re.compile(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)?(?:::(test_\w+))?`")
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
+NAMED = ("--loss", "--discriminator", "--generator", "--augment")
 SCRIPTS = sorted({line for page in PAGES for line in scripts(page)})
 
 
@@ -36,7 +37,9 @@ def settings_of(value: Any, where: str = "") -> Iterator[str]:
 
 def test_commands_are_found() -> None:
     assert len(COMMANDS) > 40
-    assert {"README.md", "data.md", "explore.md", "scale.md"} <= {page for page, _ in COMMANDS}
+    assert {"README.md", "CONTRIBUTING.md", "data.md", "explore.md", "scale.md"} <= {
+        page for page, _ in COMMANDS
+    }
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,8 @@ def test_a_command_of_the_docs_is_one(page: str, line: str) -> None:
     if words[0] == "train" and options.recipe not in ("RECIPE", "NAME"):
         known = set(settings_of(recipes.get(options.recipe or "digits").to_dict()))
         flags = [word.split("=")[0] for word in overrides if word.startswith("--")]
-        chosen = ("--terms.", "--loss.name")  # by the name of a kind
+        # By the name of a kind, or options of a part of one's own.
+        chosen = ("--terms.", "--loss.name", *(f"{word}." for word in words if word in NAMED and options.use))
         assert [flag for flag in flags if flag not in known and not flag.startswith(chosen)] == []
 
 

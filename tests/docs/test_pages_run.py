@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 import table_rows
-from docs_pages import PAGES, ROOT, commands, python, scripts
-from sizes import TINY
+from docs_pages import PAGES, ROOT, commands, files, python, scripts
+from sizes import TINY, without
 from standin_hub import Hub
 from vitgan import registry
 from vitgan.bench import memory
@@ -170,7 +170,8 @@ class Reader:
             self.images += 8  # a run that another line began goes on
             if not {"--settings", "--dry-run"} & set(words):
                 self.make_room(words)
-            return [*words, *TINY, "--images", str(self.images), "--device", "cpu"]
+            sizes = without("--discriminator.", TINY) if "--discriminator" in words else TINY
+            return [*words, *sizes, "--images", str(self.images), "--device", "cpu"]
         if words[:2] == ["data", "info"]:
             return words
         if words[0] == "reproduce" and "--minutes" in words:
@@ -221,11 +222,21 @@ def test_pages_with_commands_and_python_are_found() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=[page.parent.name + page.name for page in WITH_COMMANDS])
+@pytest.mark.usefixtures("own_parts_forgotten")
 def test_the_commands_of_a_page_run(page: Path, place: Path, hub: Hub) -> None:
     reader = Reader(place, hub)
+    for name, text in files(page):
+        (place / name).write_text(text)
     for line in commands(page):
         print("+", line)
         reader.type(line)
+
+
+def test_each_file_of_the_guide_has_a_command_that_uses_it() -> None:
+    guide = ROOT / "CONTRIBUTING.md"
+    names = [name for name, _ in files(guide)]
+    assert names == ["my_loss.py", "my_discriminator.py", "my_source.py", "my_metric.py"]
+    assert all(any(f"--use {name}" in line for line in commands(guide)) for name in names)
 
 
 @pytest.mark.slow

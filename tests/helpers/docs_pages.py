@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def code(page: Path) -> Iterator[str]:
     """Every line of shell code, continued lines joined."""
     text = page.read_text("utf-8").replace("\\\n", " ")
-    fenced = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S)
+    blocks = re.findall(r"^```(.*)\n((?s:.*?))^```$", text, re.M)
+    fenced = [block for language, block in blocks if language in ("", "bash")]
     indented = re.findall(r"^ {4}(\S.*)$", text, re.M)
     yield from [line for block in fenced for line in block.splitlines()] + indented
 
@@ -34,6 +35,11 @@ def scripts(page: Path) -> Iterator[str]:
 def python(page: Path) -> Iterator[str]:
     """Every block of Python."""
     yield from re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+
+
+def files(page: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of every block of Python that a page titles with the name of a file."""
+    yield from re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page.read_text("utf-8"), re.M | re.S)
 
 
 def extras(page: Path) -> Iterator[str]:

@@ -12,3 +12,9 @@ SIZES = {
 }
 TINY = [word for flag, value in SIZES.items() for word in (flag, value)]
 QUICK_CLASSIFIER = {"width": 8, "features": 8, "batch": 16, "epochs": 1, "updates": 30}
+
+
+def without(prefix: str, words: list[str]) -> list[str]:
+    """`words`, a flag and its value in turn, without the flags that begin with `prefix`."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for flag, value in pairs if not flag.startswith(prefix) for word in (flag, value)]

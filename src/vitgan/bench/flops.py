@@ -44,7 +44,7 @@ def cost(recipe: Recipe, images: ImageSet, device: torch.device) -> Cost:
     """The cost of `recipe`, counted on fresh networks that take a few steps on the set's first images."""
     task = GANTask(recipe, images, device)
     indices = torch.arange(recipe.training.batch) % len(images)
-    real = images.get(indices.tolist()).to(device) / 127.5 - 1
+    real = from_uint8(images.get(indices.tolist()).to(device))
     labels = None if images.labels is None else images.labels[indices].to(device)
     players = task.state.players
     return Cost(
