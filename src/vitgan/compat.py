@@ -34,7 +34,8 @@ def process_group_store() -> "Store":
     """The key-value store by which the processes of the default process group met.
 
     `torch.distributed.init_process_group` takes a store but no public name gives it back, and one that torch
-    itself has opened is wrapped in a prefix. The private name is older than torch 2.9. Tried on torch 2.14.
+    itself has opened is wrapped in a prefix. The private name is older than torch 2.9. Tried on torch 2.9 and
+    2.14.
     """
     from torch.distributed import distributed_c10d
 
@@ -46,7 +47,7 @@ def softmax_backward(gradient: "Tensor", weights: "Tensor") -> "Tensor":
 
     It is weights * (gradient - sum(gradient * weights)), in one pass over memory instead of three. The public
     `softmax` gives it only through a graph of its own. The operator's signature is that of torch 1.11 and
-    later. Tried on torch 2.14.
+    later. Tried on torch 2.9 and 2.14.
     """
     import torch
 
@@ -57,7 +58,8 @@ def lerp_all_(targets: "Sequence[Tensor]", ends: "Sequence[Tensor]", weight: flo
     """Move every tensor of `targets` in place towards that of `ends`, by the share `weight` of the way.
 
     One call for all parameters of a network, a few kernels on a GPU; `torch.optim.swa_utils` averages by the
-    same operator, but has no form that takes two lists. It is there since torch 2.0. Tried on torch 2.14.
+    same operator, but has no form that takes two lists. It is there since torch 2.0. Tried on torch 2.9 and
+    2.14.
     """
     import torch
 
@@ -69,7 +71,7 @@ def cpu_multiplies_bf16() -> bool:
 
     torch 2.14 has a public table of them, `torch.cpu.get_capabilities`; torch 2.9 has these two private
     functions alone, which read that table in 2.14. Where a version has lost them the answer is no. Tried on
-    torch 2.14.
+    torch 2.9 and 2.14.
     """
     import torch
 
@@ -82,7 +84,8 @@ def compiler_log() -> logging.Logger:
     """The logger of `torch.compile`, which prints long warnings where no compiler works.
 
     `torch.compile` has no setting for it, and `torch._logging.set_logs`, though documented, would reset the
-    levels of all of torch's loggers. The name is that of the package since torch 2.0. Tried on torch 2.14.
+    levels of all of torch's loggers. The name is that of the package since torch 2.0. Tried on torch 2.9 and
+    2.14.
     """
     return logging.getLogger("torch._dynamo")
 
@@ -151,7 +154,7 @@ def forget_data_worker() -> None:
     """Have `torch.utils.data.get_worker_info` return None in this process, a worker of a DataLoader.
 
     The `datasets` library asks it and would give each worker a part of a stream, where every worker of this
-    package reads the whole of it. There is no public setter. Tried on torch 2.14.
+    package reads the whole of it. There is no public setter. Tried on torch 2.9 and 2.14.
     """
     from torch.utils.data._utils import worker
 
