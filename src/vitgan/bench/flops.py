@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitgan.adversarial import BCR
 from vitgan.data import Batch, ImageSet
 from vitgan.engine.gan import GANTask, Recipe
-from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
+from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions, from_uint8
 
 BACKWARD = 2  # products for each forward one: the gradient of either factor
 
