@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from runs import ALL_ON, Command, final
 from sizes import QUICK_CLASSIFIER, TINY
 from standin_hub import Hub, serving
+from tiny_runs import ALL_ON, Command, final
 
 Fuzz = Callable[..., None]
 

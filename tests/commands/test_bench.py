@@ -36,7 +36,7 @@ def _nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--recipe", "digit"), "There is no recipe 'digit': choose one of digits"),
+        (("--recipe", "digit"), "There is no recipe 'digit': choose one of mnist"),
         (("--recipe", "siren-small"), "The recipe siren-small trains no GAN: choose another with --recipe."),
         (("--batch", "0"), "--batch must be at least 1, not 0."),
         (("--batch", "x"), "--batch: invalid int value: 'x'"),

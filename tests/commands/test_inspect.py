@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from runs import Command
+from tiny_runs import Command
 from vitgan.commands import inspect
 from vitgan.data import DataOptions
 from vitgan.diagnostics import subject

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import vitgan
-from runs import Command
+from tiny_runs import Command
 from vitgan.cli import main
 from vitgan.data.transforms import UnreadableImage
 from vitgan.engine.checkpoint import TENSORS, checkpoints

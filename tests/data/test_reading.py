@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from runs import final, images_seen
+from tiny_runs import final, images_seen
 from vitgan.cli import main
 from vitgan.data import DataOptions, batches
 from vitgan.errors import UserError

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from runs import Command, assert_log_is_whole, assert_same, at_step, final, images_seen
+from tiny_runs import Command, assert_log_is_whole, assert_same, at_step, final, images_seen
 from vitgan.data import DataOptions, batches
 from vitgan.data import dataset as images_module
 from vitgan.data.reading import fetch

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import runs
+import tiny_runs as runs
 from sizes import QUICK_CLASSIFIER
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
@@ -37,7 +37,7 @@ QUICK = (
     "evaluator.ClassifierOptions = lambda: options"
 )
 # Imported once, by the process that the ranks are forked from, and not by each of them.
-IMPORTED = ["runs", "vitgan.engine.train", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets"]
+IMPORTED = ["tiny_runs", "vitgan.engine.train", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets"]
 
 
 class Rank:

@@ -9,8 +9,8 @@ import torch
 
 import vitgan
 from docs_pages import ROOT
-from runs import assert_same, final, images_seen
 from sizes import TINY, without
+from tiny_runs import assert_same, final, images_seen
 from vitgan import registry
 from vitgan.cli import main
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import vitgan
 from hostile import pickles, pictures
-from runs import Command, final, images_seen
+from tiny_runs import Command, final, images_seen
 from vitgan.cli import main
 from vitgan.data import DataOptions
 from vitgan.data.sources import arrays

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import vitgan
-from runs import ALL_ON, Command, assert_log_is_whole, assert_same, fill, final, images_seen
+from tiny_runs import ALL_ON, Command, assert_log_is_whole, assert_same, fill, final, images_seen
 from vitgan.adversarial import BCR, R1
 from vitgan.cli import main
 from vitgan.engine import loop as engine

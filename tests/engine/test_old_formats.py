@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vitgan
-from runs import final, images_seen
+from tiny_runs import final, images_seen
 from vitgan.cli import main
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.classifier import load_classifier

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import vitgan
-from runs import ALL_ON, Command, assert_log_is_whole, assert_same, at_step, final, images_seen
+from tiny_runs import ALL_ON, Command, assert_log_is_whole, assert_same, at_step, final, images_seen
 from vitgan.engine import loop as engine
 from vitgan.engine.checkpoint import TENSORS, checkpoints
 

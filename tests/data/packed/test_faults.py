@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from runs import fill
+from tiny_runs import fill
 from vitgan.cli import main
 from vitgan.data import DataOptions
 from vitgan.data.packed import writer as packing_module

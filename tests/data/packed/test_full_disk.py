@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runs import fill
+from tiny_runs import fill
 from vitgan.cli import main
 from vitgan.data import open_source
 from vitgan.data.packed.index import Plan
