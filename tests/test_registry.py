@@ -31,7 +31,7 @@ from vitgan.config import option
 
 @vitgan.register
 @dataclass(frozen=True, kw_only=True)
-class LeastSquares:
+class OwnSquares:
     """Least squares loss (arXiv 1611.04076)."""
 
     margin: float = option(1.0, above=0)
@@ -72,15 +72,15 @@ Train = Callable[..., int]
 def test_a_loss_of_ones_own_trains_and_is_named_with_its_module(
     own: Path, tiny_train: Train, tmp_path: Path
 ) -> None:
-    words = ("--use", own, "--loss", "least-squares", "--loss.margin", "0.5", "--images", "8")
+    words = ("--use", own, "--loss", "own-squares", "--loss.margin", "0.5", "--images", "8")
     assert tiny_train(tmp_path / "run", *words) == 0
     _, description = load_checkpoint(checkpoints(tmp_path / "run")[-1])
-    assert description["recipe"]["loss"] == {"type": "LeastSquares", "module": own.name, "margin": 0.5}
+    assert description["recipe"]["loss"] == {"type": "OwnSquares", "module": own.name, "margin": 0.5}
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["loss"]["margin"] == 0.5
 
 
 def test_a_run_samples_without_the_loss_that_trained_it(own: Path, tiny_train: Train, tmp_path: Path) -> None:
-    assert tiny_train(tmp_path / "run", "--use", own, "--loss", "least-squares", "--images", "8") == 0
+    assert tiny_train(tmp_path / "run", "--use", own, "--loss", "own-squares", "--images", "8") == 0
     registry._parts[:] = [part for part in registry._parts if part.module is None]
     assert vitgan.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
 
@@ -124,13 +124,13 @@ def test_an_installed_package_that_fails_is_named(announced: Path) -> None:
 
 def test_a_missing_part_is_kept_as_it_was_written_and_named_where_it_is_needed(own: Path) -> None:
     registry.use(str(own))
-    loss = registry.get("loss", "least-squares")(margin=0.25)
+    loss = registry.get("loss", "own-squares")(margin=0.25)
     recipe = vitgan.recipes.get("digits")
     written = to_dict(recipe) | {"loss": to_dict(loss)}
     registry._parts[:] = [part for part in registry._parts if part.module is None]
     read = from_dict(written, Recipe)
     assert to_dict(read) == written
-    with pytest.raises(UserError, match=r"The loss LeastSquares is a part of own_losses.py: give --use own"):
+    with pytest.raises(UserError, match=r"The loss OwnSquares is a part of own_losses.py: give --use own"):
         read.require_parts()
 
 
@@ -166,6 +166,16 @@ def test_a_name_of_the_packages_own_is_refused() -> None:
         class Mine:
             def discriminator(self, real: Tensor, fake: Tensor) -> Tensor: ...
             def generator(self, real: Tensor, fake: Tensor) -> Tensor: ...
+
+
+def test_a_name_that_the_package_claims_later_is_the_packages() -> None:
+    def loss(name: str, module: str) -> type:
+        players = {"discriminator": lambda *_: None, "generator": lambda *_: None, "__module__": module}
+        return dataclass(frozen=True, kw_only=True)(type(name, (), players))
+
+    vitgan.register(name="shared")(loss("Mine", "mine"))
+    with pytest.raises(UserError, match="There is a loss shared already, of vitgan: name Mine otherwise"):
+        vitgan.register(name="shared")(loss("Shared", "vitgan.adversarial.later"))
 
 
 def test_a_class_that_only_bears_the_name_of_a_part_is_refused() -> None:

@@ -103,9 +103,11 @@ def _register(cls: type, kind: Kind | None, name: str | None) -> type:
         if other.module == part.module and other.cls.__name__ == cls.__name__:
             _parts.remove(other)
         elif _plain(other.name) == _plain(part.name):
+            # The package's own may be imported later than the file that took its name.
+            kept, refused = (part, other) if own else (other, part)
             raise UserError(
-                f"There is a {kinds[0]} {other.name} already, of {other.module or 'vitgan'}: name "
-                f"{cls.__name__} otherwise, @vitgan.register(name=...)."
+                f"There is a {kinds[0]} {kept.name} already, of {kept.module or 'vitgan'}: name "
+                f"{refused.cls.__name__} otherwise, @vitgan.register(name=...)."
             )
     _parts.append(part)
     return cls

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from vitgan import recipes
+from vitgan import recipes, registry
 from vitgan.adversarial import BCR, R1, Hinge, Wasserstein
 from vitgan.engine.gan import Recipe
 from vitgan.engine.recipe import read_recipe
@@ -105,7 +105,7 @@ def test_a_loss_comes_by_name(name: str, loss: object) -> None:
         ("--augment.cutout x", "--augment.cutout must be a number, not 'x'"),
         ("--generator.implicit-width x", "must be None or a whole number, not 'x'"),
         ("--generator.equalised maybe", "--generator.equalised must be True or False, not 'maybe'"),
-        ("--loss.name foo", "no loss 'foo': choose one of hinge, logistic, relativistic, wasserstein"),
+        ("--loss.name foo", f"no loss 'foo': choose one of {', '.join(registry.names('loss'))}, or"),
         ("--data.channels 2", "--data.channels must be one of 1, 3, not '2'"),
         ("--generator.width", "--generator.width needs a value"),
         ("--training.images 0", "^--images must be greater than 0"),
