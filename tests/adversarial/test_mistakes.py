@@ -76,7 +76,6 @@ def largest(weight: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(weight.detach(), 2)
 
 
-@pytest.mark.slow
 def test_sigma_does_not_drift_from_its_start_during_training():
     """In 50 steps every weight that a pass uses keeps its first singular value within 1%.
 
@@ -291,7 +290,6 @@ def test_bcr_does_not_broadcast():
     assert losses["bcr_fake"].item() == pytest.approx(40 / 8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["l2", "dot-product"])
 def test_the_discriminator_overfits_one_batch(attention: Any):
     discriminator = players(discriminator=replace(DISCRIMINATOR, attention=attention)).discriminator

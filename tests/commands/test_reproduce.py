@@ -30,10 +30,14 @@ import sys, pytest
 import table_rows
 from pathlib import Path
 table_rows.use(pytest.MonkeyPatch())
-pytest.MonkeyPatch().setattr("vitgan.tables.plan.Evaluator", table_rows.Measure)
-from vitgan.tables import reproduce
-out, images = Path(sys.argv[1]), int(sys.argv[2])
-done = reproduce("architectures", rows=["vitgan"], images=images, out=out, device="cpu")
+patch = pytest.MonkeyPatch().setattr
+patch("vitgan.tables.plan.Evaluator", table_rows.Measure)
+patch("vitgan.tables.run.write_figures", lambda *arguments: None)
+without_curves = "from vitgan.engine import report; report.panels = lambda lines: []; "
+from vitgan.tables import reproduce, run
+patch(run, "CODE", without_curves + run.CODE)
+out, images, data = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+done = reproduce("architectures", rows=["vitgan"], images=images, data=data, out=out, device="cpu")
 sys.exit(130 if done.interrupted else 1 if done.failed else 0)
 """
 
@@ -198,11 +202,11 @@ def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path, images: Path) -> None:
     """The child is told, saves, and a second command ends the row, each in a process of its own."""
     out = tmp_path / "out"
     log = out / "rows" / "vitgan" / "log.jsonl"
-    running = start(out, 2_000_000)
+    running = start(out, 2_000_000, images)
     wait_for(lambda: log.exists() and log.stat().st_size > 0, running)
     running.send_signal(signal.SIGTERM)
     assert running.wait(300) == 130
@@ -212,7 +216,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert found.images_seen > 0
     settings = json.loads((out / "settings.json").read_text())
     (out / "settings.json").write_text(json.dumps(settings | {"images": found.images_seen + 16}))
-    assert start(out, found.images_seen + 16).wait(300) == 0
+    assert start(out, found.images_seen + 16, images).wait(300) == 0
     ended = load_record(out / "rows" / "vitgan")
     assert ended is not None
     assert (ended.status, ended.images_seen) == ("complete", found.images_seen + 16)
@@ -221,10 +225,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert ended.peak_memory >= found.peak_memory > 0
 
 
-def start(out: Path, images: int) -> "subprocess.Popen[bytes]":
+def start(out: Path, images: int, data: Path) -> "subprocess.Popen[bytes]":
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(images)], env=environment)
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(images), str(data)], env=environment)
 
 
 def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:

@@ -99,7 +99,6 @@ def test_any_index_is_right_or_refused_in_one_sentence(fuzz: Any, packed: Path) 
     fuzz(check, st.one_of(bodies, bodies, texts([whole])))
 
 
-@pytest.mark.slow
 def test_any_files_of_a_packed_folder_are_read_or_refused(fuzz: Any, packed: Path) -> None:
     """The index is unchanged, or its checksums are made to match the damaged files."""
     names = [shard_name(0), shard_name(1), CHECKSUMS, LABELS]

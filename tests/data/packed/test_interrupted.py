@@ -60,7 +60,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(source: str, packed: P
     assert contents(out) == contents(packed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["rename", "replace", "unlink", "fsync"])
 def test_killed_before_any_of_its_operations_it_ends_with_the_same_files(
     operation: str, source: str, packed: Path, tmp_path: Path

@@ -26,7 +26,6 @@ LABELS: list[Any] = [
 ]
 
 
-@pytest.mark.slow
 def test_any_dataset_json_is_read_or_refused_in_one_sentence(fuzz: Any) -> None:
     def check(content: bytes) -> None:
         try:
@@ -110,7 +109,6 @@ def tar_files() -> list[bytes]:
     return files
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_any_tar_file_is_read_or_refused_in_one_sentence(fuzz: Any, tmp_path: Path) -> None:
     path = tmp_path / "set.tar"
