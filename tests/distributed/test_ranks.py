@@ -37,7 +37,13 @@ QUICK = (
     "evaluator.ClassifierOptions = lambda: options"
 )
 # Imported once, by the process that the ranks are forked from, and not by each of them.
-IMPORTED = ["tiny_runs", "vitgan.engine.train", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets"]
+IMPORTED = [
+    "tiny_runs",
+    "vitgan.engine.train",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "sklearn.datasets",
+]
 
 
 class Rank:
