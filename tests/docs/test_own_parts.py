@@ -1,6 +1,7 @@
 """`examples/own_parts.py` by the command line: its parts train, and are refused without their file."""
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,19 @@ def test_a_run_of_them_goes_on_bit_for_bit_and_its_table_has_each_number_once(
         seen = [(int(images), name) for images, name, _ in csv.reader(file)]
     assert len(seen) == len(set(seen))
     assert seen == [(line["images"], name) for line in read_log(folder) for name in line if name != "images"]
+
+
+@pytest.mark.usefixtures("quick_classifier")
+def test_the_metric_measures_the_run_beside_the_packages_own(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VITGAN_CACHE", str(tmp_path))
+    words = ["--features", "classifier", "--metrics", "fid,mean-distance", "--count", "64"]
+    capsys.readouterr()
+    assert main(["evaluate", str(run), *USE, *words, "--quiet", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert list(metrics) == ["classifier_frechet_distance", "mean_distance"]
+    assert metrics["mean_distance"] ** 2 <= metrics["classifier_frechet_distance"] * (1 + 1e-6)
 
 
 @pytest.mark.usefixtures("without_use")

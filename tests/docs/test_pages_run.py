@@ -26,7 +26,7 @@ from torch import Tensor
 
 import table_rows
 from docs_pages import PAGES, ROOT, commands, files, python, scripts
-from sizes import TINY, without
+from sizes import TINY, TINY_MODERN, without
 from standin_hub import Hub
 from vitgan import registry
 from vitgan.bench import memory
@@ -170,7 +170,9 @@ class Reader:
             self.images += 8  # a run that another line began goes on
             if not {"--settings", "--dry-run"} & set(words):
                 self.make_room(words)
-            sizes = without("--discriminator.", TINY) if "--discriminator" in words else TINY
+            modern = words[1:2] in ([], ["mnist"]) or "modern" in words[1]
+            sizes = TINY_MODERN if modern else TINY
+            sizes = without("--discriminator.", sizes) if "--discriminator" in words else sizes
             return [*words, *sizes, "--images", str(self.images), "--device", "cpu"]
         if words[:2] == ["data", "info"]:
             return words
@@ -183,7 +185,7 @@ class Reader:
 
     def make_room(self, words: list[str]) -> None:
         """For a run that the page itself begins, where there is one for the other pages."""
-        recipe = words[1] if words[1:] else "digits"
+        recipe = words[1] if words[1:] else "mnist"
         named = Path(words[words.index("--out") + 1]) if "--out" in words else Path("runs") / recipe
         if named in self.stocked:
             self.stocked.remove(named)

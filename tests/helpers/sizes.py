@@ -11,6 +11,12 @@ SIZES = {
     "--training.precision": "fp32",
 }
 TINY = [word for flag, value in SIZES.items() for word in (flag, value)]
+TRAINING = [word for flag, value in SIZES.items() if flag.startswith("--training.") for word in (flag, value)]
+TINY_MODERN = [
+    *("--generator.widths", "32", "--generator.depths", "1", "--generator.output-width", "8"),
+    *("--discriminator.widths", "32", "--discriminator.depths", "1", "--discriminator.stem-widths", "8,8,8"),
+    *TRAINING,
+]
 QUICK_CLASSIFIER = {"width": 8, "features": 8, "batch": 16, "epochs": 1, "updates": 30}
 
 
