@@ -51,6 +51,18 @@ def test_an_exported_folder_can_be_exported_and_measured_again(exported: Path, t
     assert "license: cc0-1.0" in (tmp_path / "kept" / "README.md").read_text()
 
 
+def test_an_export_in_half_precision_is_half_as_large_and_gives_its_own_pictures(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    assert main(["export", str(run), "--out", str(tmp_path / "half"), "--half", "--quiet"]) == 0
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", exported)]
+    assert sizes[0] < 0.7 * sizes[1]
+    half, whole = vitgan.load(tmp_path / "half"), vitgan.load(exported)
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(half.state_dict()[name], weight.half().float(), rtol=0, atol=0)
+    assert (half.sample(8).float() - whole.sample(8).float()).abs().max() <= 4
+
+
 def test_the_card_says_what_it_is_and_how_to_load_it(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     header, _, rest = card.removeprefix("---\n").partition("\n---\n")

@@ -37,6 +37,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="scores for the card, of `vitgan evaluate --json` (the run's own)",
     )
+    parser.add_argument("--average", type=float, metavar="L", help="one of the run's ema.lengths")
+    parser.add_argument("--half", action="store_true", help="safetensors in half precision")
     add_output(parser)
 
 
@@ -46,13 +48,20 @@ def run(options: argparse.Namespace) -> int:
     from vitgan.sharing import export_folder, find
 
     if options.format == "safetensors":
-        export_folder(options.run, options.out, license_id=options.license, evaluation=options.evaluation)
+        export_folder(
+            options.run,
+            options.out,
+            license_id=options.license,
+            evaluation=options.evaluation,
+            average=options.average,
+            half=options.half,
+        )
         text = f'Wrote {options.out}: vitgan.load("{options.out}") loads it.'
         answer(options, {"run": options.run, "out": options.out, "format": options.format}, text)
         return 0
     from vitgan.sharing.onnx import OPSET, export_onnx
 
-    generator, description = read_generator(find(options.run))
+    generator, description = read_generator(find(options.run), options.average)
     facts = {"recipe": description["recipe"]["name"], "images_seen": str(description["images"])}
     found = export_onnx(generator, options.out, facts)
     inputs = f"z (B, {generator.latent_dim})" + (", labels (B,)" if generator.classes else "")

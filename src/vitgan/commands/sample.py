@@ -42,6 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".png: a grid; .npz: an array; else a folder of PNGs",
     )
+    parser.add_argument("--average", type=float, metavar="L", help="one of the run's ema.lengths")
     add_output(parser)
 
 
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import load
     from vitgan.engine.grid import save_images
 
-    generator = load(options.run)
+    generator = load(options.run, average=options.average)
     images = generator.sample(
         options.count, seed=options.seed, truncation=options.truncation, scale=options.scale
     )

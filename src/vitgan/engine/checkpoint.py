@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -248,6 +249,7 @@ def write_exported(folder: Path, tensors: dict[str, Tensor], description: dict[s
 def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of an exported generator, named as in a checkpoint, and its description.
 
+    Weights that were exported in half precision are given in fp32.
     Raises DamagedCheckpoint where either is missing or damaged, NewerCheckpoint for a newer format.
     """
     body = read_config(folder)
@@ -257,7 +259,8 @@ def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise DamagedCheckpoint(f"{WEIGHTS} cannot be read") from error
-    return {f"{PART}.{name}": tensor for name, tensor in tensors.items()}, body
+    whole = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
+    return {f"{PART}.{name}": tensor for name, tensor in whole.items()}, body
 
 
 def read_config(folder: Path) -> dict[str, Any]:

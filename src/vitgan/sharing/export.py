@@ -6,6 +6,9 @@ import tempfile
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, recipe_of, write_exported
 from vitgan.engine.evaluation import EVALUATIONS
 from vitgan.engine.gan import Recipe
@@ -122,17 +125,22 @@ def export_folder(
     evaluation: Path | None = None,
     place: str | None = None,
     hide_folders: bool = False,
+    average: float | None = None,
+    half: bool = False,
 ) -> None:
     """Write the averaged generator of `run` to the folder `out`: `vitgan.load(out)` gives the same images.
 
     `license_id` is the licence of the weights, by default the one with which `run` was exported before, or
     "other". `evaluation` is a file of `vitgan evaluate --json`; without it the last scores are taken that the
     run has of this checkpoint. `place` is what the card tells the reader to load, `out` by default. With
-    `hide_folders` the path of the training images is cut to its last part. Raises UserError where `run` has
+    `hide_folders` the path of the training images is cut to its last part. `average` is one of the run's
+    `ema.lengths`, in place of the usual average. With `half` the weights are written in half precision, half
+    as large, and the card's pictures are theirs. Raises UserError where `run` has
     no generator, `out` is a file or holds other files, the evaluation cannot be read, or the licence is none.
     """
     folder = find(run)
     tensors, description = read_run(folder)
+    tensors = _averaged(tensors, build_generator(tensors, description, folder, average), half=half)
     generator = build_generator(tensors, description, folder)
     check_out(out)
     license_id = check_license(description.get("license", "other") if license_id is None else license_id)
@@ -143,13 +151,25 @@ def export_folder(
     if hide_folders:
         description = _without_folders(description)
     out.mkdir(parents=True, exist_ok=True)
-    write_exported(out, tensors, description)
+    write_exported(out, _halved(tensors) if half else tensors, description)
     save_png(out / SAMPLES, grid(generator.sample(COUNT, seed=0)))
     recipe = recipe_of(description)
     assert isinstance(recipe, Recipe), "only a game has a generator"
     text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
     with replacing(out / CARD) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def _averaged(tensors: dict[str, Tensor], generator: Generator, *, half: bool) -> dict[str, Tensor]:
+    """The tensors of a run whose usual average is `generator`, with `half` rounded to half precision."""
+    own = {f"average.{name}": tensor for name, tensor in generator.state_dict().items()}
+    if half:
+        own = {name: tensor.float() for name, tensor in _halved(own).items()}
+    return tensors | own
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.half() if t.dtype == torch.float32 else t for n, t in tensors.items()}
 
 
 def check_license(license_id: str) -> str:
