@@ -196,7 +196,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     table = SimpleNamespace(interrupted=False, failed=[], table={}, folder=Path("out"))
     for path, replacement in {
         "vitgan.train": does("train", Outcome(Path("out"), 8, 1.0, "complete")),
-        "vitgan.load": lambda _: Generator(),
+        "vitgan.load": lambda _, **__: Generator(),
         "vitgan.engine.grid.save_images": does("save", None),
         "vitgan.commands.evaluate._evaluate": does("evaluate", evaluation),
         "vitgan.commands.evaluate._text": does("text", ""),

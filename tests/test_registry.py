@@ -102,9 +102,9 @@ def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.mark.usefixtures("announced")
 def test_the_parts_of_an_installed_package_are_found_by_name() -> None:
-    assert "least-squares" not in registry.names("loss")
-    found = registry.get("loss", "least-squares")
-    assert to_dict(found(margin=0.5)) == {"type": "LeastSquares", "module": "margins", "margin": 0.5}
+    assert "own-squares" not in registry.names("loss")
+    found = registry.get("loss", "own-squares")
+    assert to_dict(found(margin=0.5)) == {"type": "OwnSquares", "module": "margins", "margin": 0.5}
     assert registry.has("metric", "shift")
 
 
@@ -112,14 +112,14 @@ def test_the_parts_of_an_installed_package_are_found_by_name() -> None:
 def test_the_parts_of_an_installed_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--parts", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert listed["loss"]["least-squares"] == "Least squares loss (arXiv 1611.04076)."
+    assert listed["loss"]["own-squares"] == "Least squares loss (arXiv 1611.04076)."
     assert {"fid", "is", "kid", "prdc", "shift"} <= listed["metric"].keys()
 
 
 def test_an_installed_package_that_fails_is_named(announced: Path) -> None:
     (announced / "margins.py").write_text("raise RuntimeError('out of date')\n")
     with pytest.raises(UserError, match=r"announces as margins .*RuntimeError: out of date"):
-        registry.get("loss", "least-squares")
+        registry.get("loss", "own-squares")
 
 
 def test_a_missing_part_is_kept_as_it_was_written_and_named_where_it_is_needed(own: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_full_disk_is_one_line(word: str) -> None:
 
 
 def test_an_interrupt_is_one_line_and_130(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vitgan.load", interrupted)

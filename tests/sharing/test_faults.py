@@ -74,7 +74,7 @@ def has_another_shape(state: Tensors) -> None:
 
 
 def has_another_type(state: Tensors) -> None:
-    state["position"] = state["position"].half()
+    state["position"] = state["position"].double()
 
 
 def is_not_finite(state: Tensors) -> None:
@@ -87,7 +87,7 @@ def is_not_finite(state: Tensors) -> None:
         (lacks, "'position' is missing"),
         (has_more, "there is no 'more'"),
         (has_another_shape, r"position has the shape \(1, 4, 64\), not \(1, 16, 64\)"),
-        (has_another_type, "position has the type torch.float16, not torch.float32"),
+        (has_another_type, "position has the type torch.float64, not torch.float32"),
         (is_not_finite, r"not finite \(average.position\)"),
     ],
 )
