@@ -295,7 +295,7 @@ def test_a_run_is_loaded_anew_when_it_has_saved(tiny_train: Command, tmp_path: P
     assert tiny_train(tmp_path / "one", "--images", "8") == 0
     (tmp_path / "other").mkdir()
     models = ModelCache(tmp_path, None)
-    assert models.names() == ["one", "digits"]
+    assert models.names() == ["one", "digits", "mnist"]
     before = models.get("one")
     assert models.get("one") is before
     assert tiny_train(tmp_path / "one", "--images", "16") == 0
@@ -314,11 +314,11 @@ def test_a_run_called_as_the_packages_own_hides_neither(
 
     assert tiny_train(tmp_path / "digits", "--images", "4") == 0
     models = ModelCache(tmp_path, None)
-    assert models.names() == ["digits", "digits (of the package)"]
+    assert models.names() == ["digits", "digits (of the package)", "mnist"]
     assert models.get("digits").discriminator is not None
     assert models.get("digits (of the package)").discriminator is None
     given = str(tmp_path / "digits")
-    assert ModelCache(tmp_path, given).names() == [given, "digits"]
+    assert ModelCache(tmp_path, given).names() == [given, "digits", "mnist"]
 
 
 def test_a_large_picture_is_kept_smaller_and_upright() -> None:

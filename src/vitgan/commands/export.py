@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="a run, a checkpoint or an exported folder, `digits`, or an id of the Hub",
+        help="a run, a checkpoint or an exported folder, `mnist`, `digits`, or an id of the Hub",
     )
     parser.add_argument(
         "--format",

@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="a run, a checkpoint or an exported folder, `digits`, or an id of the Hub",
+        help="a run, a checkpoint or an exported folder, `mnist`, `digits`, or an id of the Hub",
     )
     parser.add_argument("--count", type=int, default=64, metavar="N", help="images to draw (64)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the latents (0)")

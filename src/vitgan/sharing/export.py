@@ -68,7 +68,7 @@ def model_card(
 
 
 def _load(generator: Generator, place: str) -> str:
-    labels = ", labels=torch.arange(16)" if generator.classes else ""
+    labels = f", labels=torch.arange(16) % {generator.classes}" if generator.classes else ""
     first = "import torch\nimport vitgan" if generator.classes else "import vitgan"
     code = f'{first}\n\ngenerator = vitgan.load("{place}")\nimages = generator.sample(16, seed=1{labels})'
     return f"```python\n{code}  # uint8 (16, {generator.channels}, H, W)\n```"

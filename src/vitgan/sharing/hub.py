@@ -15,7 +15,7 @@ from vitgan.errors import UserError
 from vitgan.io import read_json
 from vitgan.terminal import can_draw
 
-PACKAGED = ("digits",)  # generators that come with the package
+PACKAGED = ("digits", "mnist")  # generators that come with the package
 _FILES = (".npy", ".npz", ".zip")  # of images, which a command may take in the place of a run
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
