@@ -26,9 +26,9 @@ __version__ = version("vitgan")
 def load(run: "str | Path", *, average: float | None = None) -> "Generator":
     """A trained generator with the moving average of its weights, on the CPU, in eval mode.
 
-    `run` is a run folder, a checkpoint, an exported folder, "mnist" or "digits" (which come with the package), or
-    "USER/NAME" on the Hugging Face Hub, which is asked where there is no folder USER. `average` picks one of
-    the moving averages of other lengths that the run keeps (`ema.lengths`).
+    `run` is a run folder, a checkpoint, an exported folder, "mnist" or "digits" (which come with the
+    package), or "USER/NAME" on the Hugging Face Hub, which is asked where there is no folder USER. `average`
+    picks one of the moving averages of other lengths that the run keeps (`ema.lengths`).
 
     `generator(z)` gives float images (N, C, H, W) in [-1, 1] for z (N, generator.latent_dim), and
     `generator.sample(count, seed=0)` gives uint8 (N, C, H, W). Raises UserError where there is no generator.
