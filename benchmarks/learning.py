@@ -14,8 +14,8 @@ class-probability score, and its share of the real images'; mean confidence; the
 of a class. `copies` is the share of samples that lie nearer to a training image, pixel by pixel, than 99% of
 the training images lie to their own nearest one. `patch_energy` is the mean step of colour across the borders
 of patches against that within them, divided by the same of the real images. `at_chance` is the share of
-the log's lines in which the discriminator's loss is within 1% of that of a coin, and `gap` the largest mean
-difference of its logits.
+the log's lines in which the discriminator's loss is within 1% of that of a coin, for the logistic and the
+relativistic loss, and `gap` the largest mean difference of its logits.
 
 Every trial is a line of OUT/trials.jsonl; OUT/learning.png draws the score and the distance against minutes,
 with the band of the seeds.
@@ -132,7 +132,7 @@ def scored(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     seen = {"images": description["images"], "gflop_an_image": round(gigaflops(recipe, images), 3)}
     if log:
         seen |= {"seconds": round(log[-1]["seconds"], 1), "gap": round(max(x["logit_gap"] for x in log), 2)}
-        seen["at_chance"] = round(sum(at_chance) / len(log), 3)
+        seen |= {"at_chance": round(sum(at_chance) / len(log), 3)} if chance else {}
     patch = getattr(recipe.generator, "patch", 4)
     energy = border_step(samples, patch) / border_step(real, patch)
     return seen | {

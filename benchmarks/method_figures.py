@@ -2,7 +2,7 @@
 
     python benchmarks/method_figures.py RUN --out docs/images
 
-RUN is a trained ViTGAN, as `vitgan train` makes in minutes. The photograph is
+RUN is a trained ViTGAN, as `vitgan train digits` makes in minutes. The photograph is
 scikit-learn's china.jpg. Writes method-patches.png, method-sln.png, method-attention.png, method-bcr.png.
 
 Shapes: B images, C channels, S side, P patch, o overlap, L patches, D width, N tokens, h heads, d = D / h.

@@ -185,7 +185,7 @@ def test_the_penalty_by_differences_tends_to_the_exact_one():
 
 
 @pytest.mark.parametrize("strength", [0.25, torch.tensor(3.0)])
-def test_a_schedule_scales_every_gradient_penalty(strength: float | Tensor):
+def test_a_schedule_scales_r1_and_r2_exact_and_by_differences(strength: float | Tensor):
     model, images = discriminator(), twins.random(4, 3, 4, 4).float()
     terms = (
         R1(gamma=0.5, every=1),

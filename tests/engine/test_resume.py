@@ -16,6 +16,7 @@ import vitgan
 from tiny_runs import ALL_ON, Command, assert_log_is_whole, assert_same, at_step, final, images_seen
 from vitgan.engine import loop as engine
 from vitgan.engine.checkpoint import TENSORS, checkpoints
+from vitgan.sharing import export_folder
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_curves")]
 
@@ -82,6 +83,10 @@ def test_schedules_and_averages_of_several_lengths_go_on_bit_for_bit(
     assert not torch.equal(weights[1], weights[2])
     with pytest.raises(vitgan.UserError, match=r"has no average of length 0\.3; it keeps 0\.05, 0\.1"):
         vitgan.load(tmp_path / "whole", average=0.3)
+    export_folder(tmp_path / "whole", tmp_path / "export", average=0.1)
+    assert torch.equal(next(vitgan.load(tmp_path / "export").mapping.parameters()), weights[2])
+    with pytest.raises(vitgan.UserError, match=r"no average of length 0\.1; it keeps none beside"):
+        vitgan.load(tmp_path / "export", average=0.1)
 
 
 def test_a_finished_run_stays_as_it_is(tiny_train: Command, tmp_path: Path) -> None:

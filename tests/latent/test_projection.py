@@ -1,9 +1,7 @@
 """Projection: the latent of a picture is searched for, and what is no picture is refused."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,31 +9,15 @@ import torch
 from PIL import Image
 
 import vitgan
+from sizes import small
 from vitgan.cli import main
 from vitgan.data.transforms import UnreadableImage
 from vitgan.errors import UserError
 from vitgan.latent import project, read_picture
 from vitgan.latent.projection import distance, picture_of
-from vitgan.models import Generator, to_uint8
+from vitgan.models import to_uint8
 
 Command = Callable[..., int]
-
-
-def build(name: str = "digits", classes: int = 0, **changes: Any) -> Generator:
-    torch.manual_seed(0)
-    options = replace(vitgan.recipes.get(name).generator, **changes)
-    return options.build(resolution=8, channels=1, classes=classes).eval().requires_grad_(False)
-
-
-def small(classes: int = 0, **changes: Any) -> Generator:
-    return build("digits", classes, depth=1, width=16, latent_dim=8, mapping_depth=2, **changes)
-
-
-@pytest.fixture
-def run(tiny_train: Command, tmp_path: Path, no_curves: None) -> Path:
-    del no_curves
-    assert tiny_train(tmp_path / "run", "--images", "8") == 0
-    return tmp_path / "run"
 
 
 # Projection

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import vitgan
 from vitgan.cli import main
 from vitgan.sharing import export_folder
-from vitgan.sharing.export import _last_part
+from vitgan.sharing.export import _halved, _last_part
 
 
 def test_an_exported_folder_gives_the_same_images(run: Path, exported: Path) -> None:
@@ -61,6 +61,20 @@ def test_an_export_in_half_precision_is_half_as_large_and_gives_its_own_pictures
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(half.state_dict()[name], weight.half().float(), rtol=0, atol=0)
     assert (half.sample(8).float() - whole.sample(8).float()).abs().max() <= 4
+
+
+def test_a_weight_beyond_half_precision_is_refused() -> None:
+    with pytest.raises(vitgan.UserError, match="beyond the range of half precision"):
+        _halved({"weight": torch.tensor([1e5])})
+
+
+def test_scores_are_left_out_of_an_export_whose_weights_were_rounded(tmp_path: Path) -> None:
+    """The package's digits were measured in fp32: their card has scores, that of a rounded copy none."""
+    for half in (False, True):
+        export_folder("digits", tmp_path / str(half), half=half)
+    cards = [(tmp_path / str(half) / "README.md").read_text() for half in (False, True)]
+    assert ["classifier_frechet_distance" in card for card in cards] == [True, False]
+    assert ["Not measured" in card for card in cards] == [False, True]
 
 
 def test_the_card_says_what_it_is_and_how_to_load_it(exported: Path) -> None:

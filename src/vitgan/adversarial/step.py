@@ -94,7 +94,7 @@ class Game:
     dtype: torch.dtype = torch.float32
     """The dtype of the activations; weights, losses and penalties stay in fp32."""
     strength: Tensor | float = 1.0
-    """Factor of every gradient penalty, a scalar that a schedule may fill anew before each step."""
+    """Factor of R1 and R2, exact and by differences; a schedule fills the scalar anew before each step."""
 
     def learns(self, step: int) -> bool:
         """Whether the generator is updated in step number `step`, counted from 0."""

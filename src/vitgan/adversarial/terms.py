@@ -47,7 +47,7 @@ class Pass:
     dtype: torch.dtype = torch.float32
     """The dtype of the activations."""
     strength: Tensor | float = 1.0
-    """The factor by which a schedule has the run's gradient penalties stronger or weaker in this step."""
+    """The factor by which a schedule multiplies R1 and R2, exact and by differences, in this step."""
 
     def gradient(self, images: Tensor) -> Tensor:
         """grad_x D(x) at `images` (B, C, H, W), the same shape, differentiable again.

@@ -65,7 +65,7 @@ class BurnInOptions:
     rate: float = option(1.0, least=0)
     """Factor of both players' learning rates at the start."""
     gamma: float = option(1.0, least=0)
-    """Factor of every penalty's gamma at the start."""
+    """Factor of gamma at the start, of R1 and R2, exact and by differences."""
     beta2: float | None = option(None, least=0, below=1)
     """Adam's beta2 of both players at the start; None has the recipe's own."""
 

@@ -151,8 +151,9 @@ def build_generator(
     no such average, or the tensors do not fit its recipe.
     """
     recipe = _game(description, run)
-    if average is not None and average not in recipe.ema.lengths:
-        kept = ", ".join(f"{length:g}" for length in recipe.ema.lengths) or "none beside the usual one"
+    lengths = [x for x in recipe.ema.lengths if any(n.startswith(f"{average_name(x)}.") for n in tensors)]
+    if average is not None and average not in lengths:
+        kept = ", ".join(f"{length:g}" for length in lengths) or "none beside the usual one"
         raise UserError(f"{run} has no average of length {average:g}; it keeps {kept} (--ema.lengths).")
     build = partial(recipe.generator.build, **_sizes(description, run))
     return load_network(build, tensors, average_name(average), run)

@@ -40,7 +40,7 @@ Output = Literal["convolutional", "linear", "implicit"]
 @register(kind="generator", name="modern")
 @dataclass(frozen=True, kw_only=True)
 class ModernGeneratorOptions:
-    """Options of the modern generator; the defaults are what learns fastest on a CPU at 28 to 32 pixels."""
+    """Options of the modern generator; the recipes `mnist` and `cifar10-modern` name their own sizes."""
 
     patch: int = 4
     """Side P of a patch of the finest grid, pixels."""
@@ -91,7 +91,7 @@ class ModernGeneratorOptions:
 @register(kind="discriminator", name="modern")
 @dataclass(frozen=True, kw_only=True)
 class ModernDiscriminatorOptions:
-    """Options of the modern discriminator; the defaults are those that learn fastest on a CPU."""
+    """Options of the modern discriminator; the recipes `mnist` and `cifar10-modern` name their own sizes."""
 
     stem: Literal["convolutional", "patches"] = "convolutional"
     """Strided convolutions, or overlapping windows of pixels through one linear map."""

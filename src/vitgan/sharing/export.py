@@ -134,24 +134,30 @@ def export_folder(
     "other". `evaluation` is a file of `vitgan evaluate --json`; without it the last scores are taken that the
     run has of this checkpoint. `place` is what the card tells the reader to load, `out` by default. With
     `hide_folders` the path of the training images is cut to its last part. `average` is one of the run's
-    `ema.lengths`, in place of the usual average. With `half` the weights are written in half precision, half
-    as large, and the card's pictures are theirs. Raises UserError where `run` has
-    no generator, `out` is a file or holds other files, the evaluation cannot be read, or the licence is none.
+    `ema.lengths`, in place of the usual average. With `half` the weights are rounded to half precision, half
+    as large. The run's own scores are those of its usual average in fp32, and are left out of other exports.
+    Raises UserError where `run` has no generator, `out` is a file or holds other files, the evaluation cannot
+    be read, or the licence is none.
     """
     folder = find(run)
     tensors, description = read_run(folder)
-    tensors = _averaged(tensors, build_generator(tensors, description, folder, average), half=half)
-    generator = build_generator(tensors, description, folder)
+    generator = build_generator(tensors, description, folder, average)
+    weights = generator.state_dict()
+    if half:
+        weights = _halved(weights)
+        generator.load_state_dict(weights)  # rounded, so that the card's pictures are those of the export
     check_out(out)
     license_id = check_license(description.get("license", "other") if license_id is None else license_id)
     description = description | {"license": license_id}
-    measured = _own_evaluation(folder, description) if evaluation is None else read_evaluation(evaluation)
+    own = None if half or average is not None else _own_evaluation(folder, description)
+    measured = own if evaluation is None else read_evaluation(evaluation)
+    description = {name: value for name, value in description.items() if name != "evaluation"}
     if measured is not None:
-        description = description | {"evaluation": measured}
+        description["evaluation"] = measured
     if hide_folders:
         description = _without_folders(description)
     out.mkdir(parents=True, exist_ok=True)
-    write_exported(out, _halved(tensors) if half else tensors, description)
+    write_exported(out, {f"average.{name}": tensor for name, tensor in weights.items()}, description)
     save_png(out / SAMPLES, grid(generator.sample(COUNT, seed=0)))
     recipe = recipe_of(description)
     assert isinstance(recipe, Recipe), "only a game has a generator"
@@ -160,16 +166,15 @@ def export_folder(
         temporary.write_text(text, "utf-8")
 
 
-def _averaged(tensors: dict[str, Tensor], generator: Generator, *, half: bool) -> dict[str, Tensor]:
-    """The tensors of a run whose usual average is `generator`, with `half` rounded to half precision."""
-    own = {f"average.{name}": tensor for name, tensor in generator.state_dict().items()}
-    if half:
-        own = {name: tensor.float() for name, tensor in _halved(own).items()}
-    return tensors | own
-
-
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.half() if t.dtype == torch.float32 else t for n, t in tensors.items()}
+    """The tensors with those in fp32 rounded to half precision.
+
+    Raises UserError where a number is beyond its range.
+    """
+    halved = {n: t.half() if t.dtype == torch.float32 else t for n, t in tensors.items()}
+    if not all(bool(torch.isfinite(t).all()) for t in halved.values()):
+        raise UserError("A weight is beyond the range of half precision: export without --half.")
+    return halved
 
 
 def check_license(license_id: str) -> str:
