@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "convolutions": ["digits-stylegan2-d", *small],
         "classes": ["digits-biggan-diffaug", "--data.labels", "True", *small],
     }.items():
-        assert main(["train", "digits", *words, *few, "--out", str(folder / name)]) == 0
+        assert main(["train", *words, *few, "--out", str(folder / name)]) == 0
     return folder
 
 

@@ -44,6 +44,8 @@ class Liveness:
         self._lost: dict[int, str] = {}
         self._silent: set[int] = set()  # the lost ranks that cannot print why
         self._found = threading.Event()
+        with contextlib.suppress(RuntimeError):  # a store that is gone already is found out by the thread
+            self._look()  # so that a rank which dies within the first second can be told by its process
         self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
         self._thread.start()
 
