@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from vitgan.data import DataOptions, ImageSet, batches
-from vitgan.data.order import draw
+from vitgan.data.loader import draw
 from vitgan.data.packed.writer import pack, plan_of
 from vitgan.engine.environment import environment
 

@@ -43,9 +43,9 @@ from vitgan.engine.environment import environment
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loggers import read_log
 from vitgan.engine.run_folder import read_run
-from vitgan.metrics.cache import Cache
 from vitgan.metrics.classifier import ClassifierOptions, obtain
 from vitgan.metrics.evaluator import RealImages
+from vitgan.metrics.protocol import Cache
 
 CHANCE = {"Logistic": math.log(4), "Relativistic": math.log(2)}  # the loss of a discriminator at chance
 EPSILON = 1e-12

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vitgan import recipes
-from vitgan.bench import PARTS, memory
+from vitgan.bench import PARTS, steps
 from vitgan.bench.components import (
     HEADS,
     errors,
@@ -20,11 +20,10 @@ from vitgan.bench.components import (
     plain_dot_product,
     random_heads,
 )
-from vitgan.bench.memory import Memory, memory_of, steps_here
 from vitgan.bench.peak import PeakMeter, Seconds, interleaved
 from vitgan.bench.run import bench
 from vitgan.bench.settings import RANDOM, Settings, Sizes, open_images, precisions, with_training
-from vitgan.bench.steps import Stepper
+from vitgan.bench.steps import Memory, Stepper, memory_of, steps_here
 from vitgan.bench.table import aligned, table
 from vitgan.cli import main
 from vitgan.engine.gan import Recipe
@@ -67,7 +66,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("bench") / "new" / "bench.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sizes, "of", staticmethod(lambda device: SMALL))  # noqa: ARG005
-        patch.setattr(memory, "memory_of", here)
+        patch.setattr(steps, "memory_of", here)
         words = ("--recipe", "digits", "--batch", "4", "--steps", "2", "--precision", "both")
         assert main(["bench", *words, "--device", "cpu", "--json", str(path), "--quiet"]) == 0
     assert [entry.name for entry in path.parent.iterdir()] == ["bench.json"]

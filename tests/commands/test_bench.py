@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from vitgan import recipes
-from vitgan.bench import memory
-from vitgan.bench.memory import memory_of
+from vitgan.bench import steps
 from vitgan.bench.settings import with_training
+from vitgan.bench.steps import memory_of
 from vitgan.cli import main
 from vitgan.errors import UserError
 
@@ -92,7 +92,7 @@ def test_a_full_gpu_asks_for_a_lower_batch(refused: Refused, monkeypatch: pytest
     ],
 )
 def test_a_process_that_fails_says_why(code: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitgan.bench.memory.CODE", code)
+    monkeypatch.setattr("vitgan.bench.steps.CODE", code)
     with pytest.raises(UserError) as caught:
         memory_of(recipes.get("digits"), data=None, device=torch.device("cpu"))
     assert str(caught.value).endswith(sentence)
@@ -103,4 +103,4 @@ def test_what_goes_wrong_in_that_process_is_its_last_line(monkeypatch: pytest.Mo
     order = {"recipe": recipes.get("digits").to_dict(), "data": "gone.npy", "device": "cpu", "threads": 1}
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(order)))
     with pytest.raises(SystemExit, match=r"There is no image source .gone\.npy."):
-        memory.main()
+        steps.main()

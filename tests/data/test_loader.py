@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitgan.data import Batch, DataOptions, ImageSet, batches
-from vitgan.data.order import draw
+from vitgan.data.loader import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from vitgan.data.order import ROUNDS, SORTED, draw, permuted, random_bits
+from vitgan.data.loader import ROUNDS, SORTED, draw, permuted, random_bits
 
 LARGE = 1_000_000_007
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitgan.diagnostics.spectrum import grid_excess, power_spectrum, radial_average
+from vitgan.diagnostics.lipschitz import grid_excess, power_spectrum, radial_average
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

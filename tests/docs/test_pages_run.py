@@ -29,9 +29,9 @@ from docs_pages import PAGES, ROOT, commands, files, python, scripts
 from sizes import TINY, TINY_MODERN, without
 from standin_hub import Hub
 from vitgan import registry
-from vitgan.bench import memory
-from vitgan.bench.memory import steps_here
+from vitgan.bench import steps
 from vitgan.bench.settings import Sizes
+from vitgan.bench.steps import steps_here
 from vitgan.cli import main
 from vitgan.metrics import extractors as features
 
@@ -134,7 +134,7 @@ def place(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     cifar10 = SimpleNamespace(data=pictures(32), targets=[0, 1] * 20, classes=["left", "right"])
     monkeypatch.setattr("vitgan.data.sources._download", lambda *_: cifar10)
     monkeypatch.setattr(Sizes, "of", staticmethod(lambda device: SMALL))  # noqa: ARG005
-    monkeypatch.setattr(memory, "memory_of", lambda recipe, *, data, device: steps_here(recipe, data, device))
+    monkeypatch.setattr(steps, "memory_of", lambda recipe, *, data, device: steps_here(recipe, data, device))
     table_rows.use_here(monkeypatch)
     monkeypatch.setattr(registry, "_parts", list(registry._parts))
     yield tmp_path

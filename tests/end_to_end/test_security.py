@@ -26,10 +26,10 @@ from vitgan.data import DataOptions
 from vitgan.data.sources import arrays
 from vitgan.engine import checkpoint as checkpoint_module
 from vitgan.engine.checkpoint import DESCRIPTION, TENSORS, checkpoints, load_checkpoint, save_checkpoint
-from vitgan.engine.schema import FORMAT
+from vitgan.engine.recipe import FORMAT
 from vitgan.errors import UserError
-from vitgan.metrics.cache import Cache
 from vitgan.metrics.extractors import tensors_only
+from vitgan.metrics.protocol import Cache
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_curves")]
 

@@ -23,7 +23,7 @@ from vitgan.engine.checkpoint import (
     prune,
     save_checkpoint,
 )
-from vitgan.engine.schema import FORMAT
+from vitgan.engine.recipe import FORMAT
 from vitgan.errors import UserError
 
 DESCRIBED = {

@@ -15,9 +15,8 @@ import vitgan
 from tiny_runs import final, images_seen
 from vitgan.cli import main
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
-from vitgan.engine.classifier import load_classifier
 from vitgan.engine.loggers import read_log
-from vitgan.engine.siren import load_siren
+from vitgan.engine.supervised import load_classifier, load_siren
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "format1"
 RUNS = ("biggan", "contrad", "digits", "stylegan2", "transgan", "unet")

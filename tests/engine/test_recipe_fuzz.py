@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from inputs import NUMBERS, refused_in_one_sentence, texts
 from tiny_recipes import KINDS, ROWS, TINY
 from vitgan import recipes
-from vitgan.engine.classifier import ClassifierRecipe, build_classifier
 from vitgan.engine.gan import Recipe
 from vitgan.engine.recipe import RunRecipe, read_recipe
-from vitgan.engine.siren import SirenRecipe
+from vitgan.engine.supervised import ClassifierRecipe, SirenRecipe, build_classifier
 from vitgan.errors import UserError
 from vitgan.io import read_json
 from vitgan.models.base import within

@@ -17,9 +17,16 @@ import vitgan
 from vitgan.data import ImageSet, batches
 from vitgan.data.held_out import InMemory, part
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint, load_description
-from vitgan.engine.classifier import ClassifierRecipe, ClassifierTask, load_classifier
 from vitgan.engine.loggers import read_log
-from vitgan.engine.siren import SirenRecipe, SirenTask, load_siren, psnr
+from vitgan.engine.supervised import (
+    ClassifierRecipe,
+    ClassifierTask,
+    SirenRecipe,
+    SirenTask,
+    load_classifier,
+    load_siren,
+    psnr,
+)
 from vitgan.errors import UserError
 from vitgan.models import to_uint8
 from vitgan.recipes.settings import override

@@ -15,8 +15,7 @@ from vitgan.engine.optim import AdamOptions
 from vitgan.engine.recipe import TrainingOptions
 from vitgan.metrics import Evaluation
 from vitgan.models import Generator, VisionTransformerOptions, ViTGANGeneratorOptions
-from vitgan.tables.row import train_row
-from vitgan.tables.run import Order
+from vitgan.tables.run import Order, train_row
 
 
 @dataclass(frozen=True, kw_only=True)

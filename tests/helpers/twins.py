@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.nn import Block, L2Attention, LayerNorm, Linear, SelfAttention, SelfModulatedLayerNorm
+from vitgan.nn.attention import MultilayerPerceptron
 from vitgan.nn.norm import EPSILON
-from vitgan.nn.transformer import MultilayerPerceptron
 
 M = TypeVar("M", bound=nn.Module)
 Logit = Callable[[Tensor, Tensor], Tensor]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vitgan.io import replacing
-from vitgan.metrics.cache import Cache, cache_folder, key_of
+from vitgan.metrics.protocol import Cache, cache_folder, key_of
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.float64).t()}
 

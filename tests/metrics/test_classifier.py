@@ -11,8 +11,8 @@ import torch
 from vitgan.data import DataOptions
 from vitgan.errors import UserError
 from vitgan.metrics import classifier
-from vitgan.metrics.cache import Cache
 from vitgan.metrics.classifier import Classifier, ClassifierOptions, Trained
+from vitgan.metrics.protocol import Cache
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from vitgan.cli import Parser
 from vitgan.commands import evaluate
 from vitgan.data import DataOptions, ImageSet
 from vitgan.metrics import Evaluator, headline
-from vitgan.metrics.cache import Cache
 from vitgan.metrics.classifier import ClassifierOptions
+from vitgan.metrics.protocol import Cache
 
 QUICK = ClassifierOptions(width=8, features=16, epochs=1, batch=24, updates=60)
 SMALL = "vitgan-small"

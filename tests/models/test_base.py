@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vitgan.models import Discriminator
 from vitgan.nn import Convolution, Linear
-from vitgan.nn.spectral import Normalisation
+from vitgan.nn.norm import Normalisation
 
 
 class Small(Discriminator):

@@ -10,10 +10,9 @@ import torch
 from vitgan.bench import PARTS
 from vitgan.bench.components import measure_attention, measure_sampling, measure_spectral, measure_startup
 from vitgan.bench.flops import StepFlops, cost, countable, step_flops
-from vitgan.bench.memory import ALLOCATED, RESIDENT, measure_memory
 from vitgan.bench.peak import measure_peak
 from vitgan.bench.settings import Settings
-from vitgan.bench.steps import StepCost, measure_steps
+from vitgan.bench.steps import ALLOCATED, RESIDENT, StepCost, measure_memory, measure_steps
 from vitgan.data import ImageSet
 from vitgan.engine.environment import environment, keep_freed_memory
 from vitgan.engine.train import threads

@@ -16,9 +16,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, Nul
 
 from vitgan.adversarial import BCR
 from vitgan.bench.flops import performed_flops
-from vitgan.bench.memory import memory_of
 from vitgan.bench.settings import open_images
-from vitgan.bench.steps import WARM_UP, Stepper
+from vitgan.bench.steps import WARM_UP, Stepper, memory_of
 from vitgan.data import DataOptions
 from vitgan.engine.gan import Recipe
 from vitgan.engine.recipe import TrainingOptions

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitgan.data.dataset import ImageSet, LazyImages, MemoryImages
-from vitgan.data.order import random_bits
+from vitgan.data.loader import random_bits
 from vitgan.data.reading import fetch
 from vitgan.data.sources import Source
 from vitgan.errors import UserError

@@ -8,12 +8,14 @@ from vitgan.diagnostics.lipschitz import (
     bound_of_normed_tokens,
     bound_of_theorem,
     gradient_norms,
+    grid_excess,
     jacobian_norms,
     largest_singular_value,
+    power_spectrum,
+    radial_average,
     sigmas,
     slopes,
 )
-from vitgan.diagnostics.spectrum import grid_excess, power_spectrum, radial_average
 
 __all__ = [
     "LayerSigma",

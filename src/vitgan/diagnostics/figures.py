@@ -17,7 +17,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from vitgan.diagnostics.attention import Reading
-from vitgan.diagnostics.spectrum import power_spectrum
+from vitgan.diagnostics.lipschitz import power_spectrum
 from vitgan.diagnostics.subject import Subject
 from vitgan.io import replacing
 

@@ -16,13 +16,15 @@ from vitgan.diagnostics.lipschitz import (
     bound_of_normed_tokens,
     bound_of_theorem,
     gradient_norms,
+    grid_excess,
     inverse_phi,
     jacobian_norms,
     normalised,
+    power_spectrum,
+    radial_average,
     sigmas,
     slopes,
 )
-from vitgan.diagnostics.spectrum import grid_excess, power_spectrum, radial_average
 from vitgan.diagnostics.subject import Subject, load_subject, parts, pick
 from vitgan.engine.environment import environment
 from vitgan.io import replacing

@@ -22,8 +22,7 @@ from torch import Tensor
 from vitgan.data import ImageSet
 from vitgan.data.dataset import difference
 from vitgan.distributed import collectives
-from vitgan.engine.recipe import RunRecipe, read_recipe
-from vitgan.engine.schema import FORMAT, MOST_FORMAT, whole_number, wrong_field
+from vitgan.engine.recipe import FORMAT, MOST_FORMAT, RunRecipe, read_recipe, whole_number, wrong_field
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
 from vitgan.io import BrokenSeal, read_sealed, replacing, sealed, sha256_of

@@ -22,9 +22,8 @@ from vitgan.data import Batch, ImageSet, batches
 from vitgan.distributed import collectives
 from vitgan.engine.checkpoint import data_facts, prune, restore, save_checkpoint
 from vitgan.engine.environment import environment
-from vitgan.engine.evaluation import Watch
 from vitgan.engine.recipe import RunRecipe
-from vitgan.engine.records import Diverged, Records, StepMetrics, passed, sample_spacing, spacing
+from vitgan.engine.records import Diverged, Records, StepMetrics, Watch, passed, sample_spacing, spacing
 from vitgan.engine.task import Task
 from vitgan.metrics import Evaluation
 

@@ -27,12 +27,10 @@ from vitgan.engine.checkpoint import (
     read_exported,
     recipe_of,
 )
-from vitgan.engine.evaluation import best_evaluation
 from vitgan.engine.gan import Recipe, average_name
 from vitgan.engine.grid import sample_files
-from vitgan.engine.recipe import RunRecipe, read_recipe
-from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS
-from vitgan.engine.schema import FORMAT, whole_number
+from vitgan.engine.recipe import FORMAT, RunRecipe, read_recipe, whole_number
+from vitgan.engine.records import HEARTBEAT, SECONDS_BETWEEN_BEATS, best_evaluation
 from vitgan.errors import UserError, did_you_mean
 from vitgan.io import read_json, replacing, try_lock
 from vitgan.metrics.protocol import headline

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitgan.compat import cpu_multiplies_bf16
 from vitgan.config import MOST_SIZE, check, option, to_dict
 from vitgan.errors import UserError
-from vitgan.metrics.cache import Cache, key_of
+from vitgan.metrics.protocol import Cache, key_of
 from vitgan.models.base import from_uint8, misfit
 from vitgan.terminal import can_draw
 

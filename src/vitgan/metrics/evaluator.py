@@ -20,7 +20,6 @@ from vitgan.data import ImageSet, open_source
 from vitgan.distributed import collectives
 from vitgan.errors import UserError
 from vitgan.metrics import statistics
-from vitgan.metrics.cache import Cache, key_of
 from vitgan.metrics.classifier import ClassifierOptions, obtain
 from vitgan.metrics.extractors import (
     ClassifierExtractor,
@@ -32,12 +31,14 @@ from vitgan.metrics.extractors import (
 from vitgan.metrics.protocol import (
     METRICS,
     MOST,
+    Cache,
     Evaluation,
     Protocol,
     belongs,
     build_metrics,
     check_counts,
     check_metrics,
+    key_of,
 )
 from vitgan.metrics.statistics import Features, chosen, trait
 from vitgan.models import Generator

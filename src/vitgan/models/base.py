@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from vitgan.config import brief
 from vitgan.errors import UserError
 from vitgan.nn import LabelProjection, Linear, SpectralNorm
-from vitgan.nn.spectral import Normalisation
+from vitgan.nn.norm import Normalisation
 
 
 class Generator(nn.Module, abc.ABC):

@@ -16,7 +16,7 @@ from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
 from vitgan.models.vit import VisionTransformer, VisionTransformerOptions
 from vitgan.nn import Convolution, Linear
-from vitgan.nn.spectral import Normalisation
+from vitgan.nn.norm import Normalisation
 from vitgan.registry import register
 
 SLOPE = 0.1  # of the heads' leaky ReLU, as in the authors' release

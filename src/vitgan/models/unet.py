@@ -16,7 +16,7 @@ from vitgan.config import MOST_LAYERS, MOST_SIZE, check, option
 from vitgan.errors import UserError
 from vitgan.models.base import Discriminator, Judgement
 from vitgan.nn import Convolution, Linear
-from vitgan.nn.spectral import Normalisation
+from vitgan.nn.norm import Normalisation
 from vitgan.registry import register
 
 

@@ -25,7 +25,7 @@ from vitgan.nn import (
     patchify,
     recomputed,
 )
-from vitgan.nn.spectral import Normalisation
+from vitgan.nn.norm import Normalisation
 from vitgan.registry import register
 
 Attention = Literal["l2", "dot-product", "l2-attending-to-farthest"]

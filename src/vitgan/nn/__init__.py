@@ -1,19 +1,20 @@
 """The building blocks: tensors in, tensors out; no files, no configuration."""
 
 from vitgan.nn.attention import (
+    Block,
     L2Attention,
+    MultilayerPerceptron,
     SelfAttention,
     dot_product_attention,
     fused_allowed,
     l2_attention,
+    recomputed,
 )
 from vitgan.nn.convolution import Convolution, ConvolutionalOutput, ModulatedConvolution
 from vitgan.nn.implicit import ImplicitOutput, pixel_coordinates
 from vitgan.nn.linear import LabelProjection, Linear
-from vitgan.nn.norm import LayerNorm, SelfModulatedLayerNorm
-from vitgan.nn.patches import LinearOutput, patchify, unpatchify
-from vitgan.nn.spectral import SpectralNorm
-from vitgan.nn.transformer import Block, MultilayerPerceptron, recomputed
+from vitgan.nn.norm import LayerNorm, SelfModulatedLayerNorm, SpectralNorm
+from vitgan.nn.stems import LinearOutput, patchify, unpatchify
 
 __all__ = [
     "Block",

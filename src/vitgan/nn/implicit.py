@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.nn.linear import Linear, affine, at_least_fp32
-from vitgan.nn.patches import unpatchify
+from vitgan.nn.stems import unpatchify
 
 Combine = Literal["modulation", "concatenation", "sum"]
 

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from vitgan.data import DataOptions
-from vitgan.engine.classifier import ClassifierRecipe
 from vitgan.engine.optim import AdamOptions
 from vitgan.engine.recipe import TrainingOptions
-from vitgan.engine.siren import SirenRecipe
+from vitgan.engine.supervised import ClassifierRecipe, SirenRecipe
 from vitgan.models import VisionTransformerOptions
 from vitgan.models.siren import SirenOptions
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, recipe_of, write_exported
-from vitgan.engine.evaluation import EVALUATIONS
 from vitgan.engine.gan import Recipe
 from vitgan.engine.grid import grid, save_png
+from vitgan.engine.recipe import OPTIONAL
+from vitgan.engine.records import EVALUATIONS
 from vitgan.engine.run_folder import build_generator, read_run
-from vitgan.engine.schema import OPTIONAL
 from vitgan.errors import UserError
 from vitgan.io import read_json, replacing
 from vitgan.models import Generator
