@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
+    import torch
     from torch import Tensor
     from torch.distributed.distributed_c10d import Store
 
@@ -66,15 +67,17 @@ def lerp_all_(targets: "Sequence[Tensor]", ends: "Sequence[Tensor]", weight: flo
     torch._foreach_lerp_(list(targets), list(ends), weight)  # type: ignore[call-overload]
 
 
-def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions that multiply bf16 matrices, AVX512_BF16 or AMX.
+def multiplies_bf16(device: "torch.device") -> bool:
+    """Whether the hardware has instructions that multiply bf16 matrices; on a CPU AVX512_BF16 or AMX.
 
-    torch 2.14 has a public table of them, `torch.cpu.get_capabilities`; torch 2.9 has these two private
+    torch 2.14 has a public table of a CPU's, `torch.cpu.get_capabilities`; torch 2.9 has these two private
     functions alone, which read that table in 2.14. Where a version has lost them the answer is no. Tried on
     torch 2.9 and 2.14.
     """
     import torch
 
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     tests = (getattr(torch.cpu, name, None) for name in names)
     return any(test() for test in tests if test is not None)

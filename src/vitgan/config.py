@@ -7,7 +7,6 @@ its default, which is what was done before the field was there.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import math
 import reprlib
@@ -443,9 +442,3 @@ def _kind_name(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return f"{names.get(typing.get_args(kind)[0], 'values')} each, with commas between"
     return names.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The clause ": did you mean X?" with the name nearest to `word`; empty where no name is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else ""

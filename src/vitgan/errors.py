@@ -26,10 +26,15 @@ def one_line(error: BaseException, most: int = 200) -> str:
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The name in `known` that is nearest to `word`, or None where none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The sentence " Did you mean X?" with the name in `known` that is nearest to `word`.
 
     It begins with a space, to stand behind another sentence. Empty where no name is near.
     """
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}?" if near else ""
+    near = nearest(word, known)
+    return f" Did you mean {near}?" if near else ""

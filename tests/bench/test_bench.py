@@ -195,7 +195,7 @@ def test_both_precisions_are_named_or_one(name: str, found: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_takes_bf16_where_the_hardware_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitgan.engine.recipe._has_bf16", lambda device: has)  # noqa: ARG005
+    monkeypatch.setattr("vitgan.engine.recipe.multiplies_bf16", lambda device: has)  # noqa: ARG005
     assert precisions("auto", CPU) == (("fp32", "bf16") if has else ("fp32",))
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -59,17 +58,17 @@ def test_other_sizes_are_refused(resolution: int) -> None:
 
 
 def test_held_out_images_are_of_every_class_alike_and_never_trained_on() -> None:
-    labels = np.repeat([0, 1, 3], [50, 30, 20])
-    seen, held_out = classifier.split(labels, ClassifierOptions())
+    labels = torch.tensor([0, 1, 3]).repeat_interleave(torch.tensor([50, 30, 20]))
+    seen, held_out = classifier.divided(labels, ClassifierOptions())
     assert sorted([*seen.tolist(), *held_out.tolist()]) == list(range(100))
-    assert np.bincount(labels[held_out.numpy()]).tolist() == [10, 6, 0, 4]
-    assert len(classifier.split(labels, ClassifierOptions(held_out_most=10))[1]) == 10
+    assert labels[held_out].bincount().tolist() == [10, 6, 0, 4]
+    assert len(classifier.divided(labels, ClassifierOptions(held_out_most=10))[1]) == 10
 
 
 @pytest.mark.parametrize("labels", [[0] * 50, [0] * 50 + [1], [0, 1] * 4])
 def test_too_few_images_or_classes_are_refused(labels: list[int]) -> None:
     with pytest.raises(UserError, match="needs 2 classes or more"):
-        classifier.split(np.array(labels), ClassifierOptions())
+        classifier.divided(torch.tensor(labels), ClassifierOptions())
 
 
 def test_a_shift_moves_each_image_as_a_whole() -> None:

@@ -18,15 +18,15 @@ from vitgan.data.sources import Source
 from vitgan.errors import UserError
 
 
-def split(labels: Tensor, *, share: float, most: int) -> tuple[Tensor, Tensor]:
+def split(labels: Tensor, *, share: float, most: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Indices of the images to train on and of those held out, both ascending, for labels (N,).
 
     Of every class the same `share` is held out, but at least one image where it has two; the share is smaller
-    where it would come to more than `most` images in all. The choice depends on the labels and on nothing
-    else, so it is the same for every seed and when a run is resumed. Raises UserError where no class has two
-    images.
+    where it would come to more than `most` images in all. The choice depends on the labels and `seed` alone,
+    so it is the same for every run's own seed and when a run is resumed. Raises UserError where no class has
+    two images.
     """
-    bits = random_bits(len(labels), 0)
+    bits = random_bits(len(labels), seed)
     share = min(share, most / len(labels))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from vitgan.compat import cpu_multiplies_bf16
+from vitgan.compat import multiplies_bf16
 from vitgan.config import brief, check, differences, from_dict, missing_parts, option, part, to_dict
 from vitgan.data import DataOptions, ImageSet
 from vitgan.engine.loggers import Logger, TensorBoard
@@ -121,14 +121,8 @@ Precision = Literal["fp32", "bf16", "auto"]
 def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """The dtype of activations: bf16 for "bf16", or for "auto" where the hardware has it; else fp32."""
     if precision == "auto":
-        precision = "bf16" if _has_bf16(device) else "fp32"
+        precision = "bf16" if multiplies_bf16(device) else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return cpu_multiplies_bf16()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,19 +9,19 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgan.compat import cpu_multiplies_bf16
+from vitgan.compat import multiplies_bf16
 from vitgan.config import MOST_SIZE, check, option, to_dict
+from vitgan.data.held_out import split
 from vitgan.errors import UserError
 from vitgan.metrics.protocol import Cache, key_of
 from vitgan.models.base import from_uint8, misfit
 from vitgan.terminal import can_draw
 
-VERSION = 1  # of network and training: raise it when the same options give another classifier
+VERSION = 2  # of network and training: raise it when the same options give another classifier
 LEAST, MOST = 8, 64  # pixels a side
 
 
@@ -152,7 +152,7 @@ def train(
     quiet: bool,
 ) -> Trained:
     """Train on all but the held-out images; the same on one machine from the same seed."""
-    seen, held_out = split(labels.numpy(), options)
+    seen, held_out = divided(labels, options)
     classifier = _placed(classifier, device).train()
     _fit(classifier, images, labels, seen=seen, options=options, device=device, quiet=quiet)
     classifier = _finished(classifier)
@@ -160,14 +160,12 @@ def train(
     return Trained(classifier, accuracy, len(held_out))
 
 
-def split(labels: np.ndarray, options: ClassifierOptions) -> tuple[Tensor, Tensor]:
+def divided(labels: Tensor, options: ClassifierOptions) -> tuple[Tensor, Tensor]:
     """Indices of the images to train on, and of those held out: the same share of every class.
 
     Raises UserError where a class that has images has fewer than 2, or there are too few to divide.
     """
-    from sklearn.model_selection import train_test_split
-
-    counts = np.bincount(labels)
+    counts = labels.bincount()
     held_out = min(int(options.held_out * len(labels)), options.held_out_most)
     present = int((counts > 0).sum())
     if present < 2 or counts[counts > 0].min() < 2 or held_out < present:
@@ -175,10 +173,7 @@ def split(labels: np.ndarray, options: ClassifierOptions) -> tuple[Tensor, Tenso
             f"--features classifier needs 2 classes or more of 2 images or more each, and {present * 5} "
             f"images of these {present} classes: use --features inception."
         )
-    parts = train_test_split(
-        np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=options.seed
-    )
-    return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
+    return split(labels, share=options.held_out, most=options.held_out_most, seed=options.seed)
 
 
 def _batches(seen: Tensor, options: ClassifierOptions, draws: torch.Generator) -> list[Tensor]:
@@ -221,7 +216,7 @@ def _fit(
 
 def _update(classifier: Classifier, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
     device = images.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=_has_bf16(images.device)):
+    with torch.autocast(device, torch.bfloat16, enabled=multiplies_bf16(images.device)):
         _, logits = classifier(images)
     loss = F.cross_entropy(logits.float(), labels)
     optimiser.zero_grad()
@@ -256,10 +251,3 @@ def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor, device: to
         for part, truth in zip(images.split(512), labels.split(512), strict=True)
     )
     return right / len(images)
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 matrices."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return cpu_multiplies_bf16()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from vitgan import registry
-from vitgan.config import defaults, flag, from_dict, leaves, nearest, parse, with_word
+from vitgan.config import defaults, flag, from_dict, leaves, parse, with_word
 from vitgan.engine.recipe import RunRecipe
-from vitgan.errors import UserError
+from vitgan.errors import UserError, nearest
 from vitgan.registry import Kind
 
 SingleRecipe = TypeVar("SingleRecipe", bound=RunRecipe)
@@ -134,7 +134,9 @@ def _without_inactive(recipe: SingleRecipe) -> SingleRecipe:
 
 
 def _refuse(recipe: RunRecipe, name: str) -> NoReturn:
-    raise UserError(f"There is no setting {name}{nearest(name, flags(recipe))} {HINT}.")
+    near = nearest(name, flags(recipe))
+    guess = f": did you mean {near}?" if near else ""
+    raise UserError(f"There is no setting {name}{guess} {HINT}.")
 
 
 def flags(recipe: RunRecipe) -> list[str]:
