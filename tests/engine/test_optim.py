@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import twins
+from vitgan.adversarial.step import clipped_norm
 from vitgan.engine.optim import (
     AdamOptions,
     BurnInOptions,
@@ -118,3 +119,14 @@ def test_a_power_average_has_weights_of_that_deviation(length: float):
     mean = (weights * at).sum()
     assert (weights * (at - mean) ** 2).sum().sqrt().item() == pytest.approx(length, rel=0.01)
     assert mean.item() == pytest.approx((power + 1) / (power + 2), rel=0.01)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_weights() -> None:
+    free = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(4))]
+    for most, expected in ((None, 5.0), (10.0, 5.0), (0.5, 0.5)):
+        optimiser = AdamOptions(clip_norm=most).build(free)
+        free[0].grad, free[1].grad = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 4.0, 0.0, 0.0])
+        assert clipped_norm(optimiser, free).item() == 5.0
+        after = torch.cat([parameter.grad for parameter in free if parameter.grad is not None])
+        assert after.norm().item() == pytest.approx(expected)
+        assert after[0] / after[4] == pytest.approx(0.75)

@@ -88,12 +88,12 @@ class Measure:
         facts |= {"resize": "none", "seed": self.seed, "torch_fidelity": "0", "settings": {}, "key": self.key}
         return SimpleNamespace(to_dict=lambda: facts, key=lambda: self.key)
 
-    def score(self, generator: Generator) -> Evaluation:
+    def score(self, generator: Generator, count: int | None = None) -> Evaluation:
         self.scored += 1
         images = generator.sample(4, seed=self.seed).float()
         numbers = {"classifier_frechet_distance": images.mean().item(), "classifier_score": 3.0}
         numbers |= {"classifier_score_std": 0.25, "classifier_score_real": 9.5, "class_share_0": 1.0}
-        return Evaluation(self.protocol(self.count), numbers)
+        return Evaluation(self.protocol(count or self.count), numbers)
 
 
 def train_here(orders: list[Order], interrupt: Interrupt) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import mmap
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 from PIL import Image
 
 import table_rows
+from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.environment import resident
 from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.metrics.protocol import METRICS
 from vitgan.tables import Reproduction, Request, reproduce
 from vitgan.tables.plan import _power_of_two, load_record
-from vitgan.tables.results import markdown, printed_name
+from vitgan.tables.results import at_images, leading_number, markdown, printed_name
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -187,3 +189,43 @@ def test_memory_at_its_highest_remembers_what_is_gone() -> None:
     assert highest > now - 2**20
     assert later < highest - 2**27
     assert after > highest - 2**20
+
+
+def test_seeds_are_trained_apart_and_put_together(tmp_path: Path, images: Path) -> None:
+    done = make(tmp_path / "out", images, rows=["vitgan", "diverging"], seeds=3)
+    assert {path.name for path in (tmp_path / "out" / "rows").iterdir()} == {
+        *("vitgan", "vitgan-seed-4", "vitgan-seed-5"),
+        *("diverging", "diverging-seed-4", "diverging-seed-5"),
+    }
+    (row,) = [row for row in done.table["rows"] if row["row"] == "vitgan"]
+    own = [trial for trial in done.table["trials"] if trial["row"] == "vitgan"]
+    values = [trial["metrics"]["classifier_frechet_distance"] for trial in own]
+    assert [trial["seed"] for trial in own] == row["seed"] == [3, 4, 5]
+    assert len(set(values)) == 3
+    assert row["metrics"]["classifier_frechet_distance"] == pytest.approx(statistics.mean(values))
+    assert row["deviation"]["classifier_frechet_distance"] == pytest.approx(statistics.stdev(values))
+    text = markdown(done.table)
+    assert "seeds 3, 4, 5: mean and standard deviation between them" in text
+    assert f"± {statistics.stdev(values):.2g}" in text
+    assert "at image" in next(line for line in text.splitlines() if line.startswith("| Too fast |"))
+    more = make(tmp_path / "out", images, rows=["vitgan", "diverging"], seeds=4)  # goes on
+    assert len([trial for trial in more.table["trials"] if trial["row"] == "vitgan"]) == 4
+
+
+def test_a_curve_has_a_point_for_each_checkpoint_that_is_kept(tmp_path: Path, images: Path) -> None:
+    done = make(tmp_path / "out", images, rows=["vitgan", "vanilla"], images=96)
+    for trial in done.table["trials"]:
+        seen = [point["images"] for point in trial["curve"]]
+        assert seen == [int(path.name) for path in checkpoints(tmp_path / "out" / "rows" / trial["row"])]
+        assert seen[-1] == done.table["equal_images"] == 96
+        assert trial["at_equal_images"] == leading_number(trial["curve"][-1]["metrics"])[1]  # type: ignore[index]
+    assert "at 96 images" in markdown(done.table)
+    assert (tmp_path / "out" / "curves.png").exists()
+
+
+def test_between_two_points_a_curve_is_linear_in_the_logarithm_of_images() -> None:
+    curve = [{"images": n, "metrics": {"fid": value}} for n, value in ((100, 8.0), (10_000, 4.0))]
+    assert at_images(curve, 1000) == pytest.approx(6.0)
+    assert at_images(curve, 10_000) == 4.0
+    assert at_images(curve, 50) is None
+    assert at_images(curve, 20_000) is None

@@ -394,14 +394,23 @@ def _fooling(loss: AdversarialLoss, real: Judgement, fake: Judgement) -> Tensor:
 
 
 def _update(optimiser: torch.optim.Optimizer, name: str, share: float) -> Tensor:
-    """One optimiser step by the gradients averaged over all processes; returns the norm of that average.
+    """One optimiser step by the gradients averaged over all processes; returns their norm before clipping.
 
     `share` is the weight of this process's gradients, its share of the batch.
     """
     with span(name):
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        collectives.average_gradients_(gradients, share)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        collectives.average_gradients_([p.grad for p in parameters if p.grad is not None], share)
+        norm = clipped_norm(optimiser, parameters)
         optimiser.step()
+    return norm
+
+
+def clipped_norm(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> Tensor:
+    """The norm of the gradients, a scalar, which are then scaled down where the optimiser clips them."""
+    given = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in given])
+    most = optimiser.param_groups[0].get("clip_norm")
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(given, most, norm)
     return norm

@@ -9,11 +9,13 @@ from vitgan.terminal import add_output, answer, json_of, text_table
 SUMMARY = "train and measure every row of a table of the paper alike"
 EXAMPLES = """examples:
   vitgan reproduce generator --minutes 2
+  vitgan reproduce generator --seeds 3 --jobs 2
   vitgan reproduce generator --list
   vitgan reproduce architectures --data IMAGES.zip --rows vitgan,stylegan2
 """
 EPILOG = (
-    "Each row trains in DIR/rows/ROW, an ordinary run folder. The same command goes on where it was stopped. "
+    "Each row trains in DIR/rows/ROW, an ordinary run folder, and with a later seed in DIR/rows/ROW-seed-S. "
+    "The same command goes on where it was stopped. "
     "Exit code 1: a row ended in an error, which table.md names; 130: stopped, and saved."
 )
 
@@ -31,6 +33,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resolution", type=int, metavar="R", help="of the images (by the first picture)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of training and measuring (0)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="trainings of each row, from seed S upwards (1)"
+    )
     parser.add_argument(
         "--features",
         metavar="F",
@@ -55,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from vitgan.metrics.protocol import parse_metrics
     from vitgan.tables import reproduce
 
-    names = ("data", "minutes", "images", "out", "size", "resolution", "seed", "features", "count")
+    names = ("data", "minutes", "images", "out", "size", "resolution", "seed", "seeds", "features", "count")
     settings = {name: getattr(options, name) for name in (*names, "device", "jobs")}
     settings["quiet"] = options.quiet or options.json
     if options.metrics is not None:

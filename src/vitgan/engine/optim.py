@@ -25,6 +25,8 @@ class AdamOptions:
     """Images from which the learning rate falls; None keeps it constant."""
     decay_half_life: int = option(100_000, least=1)
     """Images in which a falling learning rate halves."""
+    clip_norm: float | None = option(None, above=0)
+    """Gradients whose norm over all weights is larger are scaled down to it; None leaves them as they are."""
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
         """The optimiser; on a CUDA GPU its rate is a tensor there, which a graph of the step reads."""
@@ -32,7 +34,10 @@ class AdamOptions:
         own = list(parameters)
         on_gpu = bool(own) and own[0].is_cuda
         rate = torch.tensor(self.learning_rate, device=own[0].device) if on_gpu else self.learning_rate
-        return torch.optim.Adam(own, lr=rate, betas=betas, eps=self.epsilon, fused=True, capturable=on_gpu)
+        adam = torch.optim.Adam(own, lr=rate, betas=betas, eps=self.epsilon, fused=True, capturable=on_gpu)
+        for group in adam.param_groups:
+            group["clip_norm"] = self.clip_norm
+        return adam
 
     def rate(self, images_seen: int, batch: int) -> float:
         """The learning rate of the update on the images after `images_seen`."""

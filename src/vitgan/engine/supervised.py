@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from vitgan.adversarial.step import clipped_norm
 from vitgan.config import check, option
 from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.data.held_out import InMemory, part, read, split
@@ -63,9 +64,9 @@ class OneNetwork(NamedState):
         rate = self.adam.set_rate(self.optimiser, images_seen, self.options.batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
-        collectives.average_gradients_(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        parameters = list(self._network.parameters())
+        collectives.average_gradients_([p.grad for p in parameters if p.grad is not None])
+        norm = clipped_norm(self.optimiser, parameters)
         self.optimiser.step()
         return {"loss": loss.detach(), "gradient_norm": norm}, {"learning_rate": rate}
 

@@ -177,12 +177,14 @@ class Evaluator:
         self.extractor = self._open(features, classifier or ClassifierOptions())
         self._reals = self._real_features()
 
-    def score(self, generator: Generator) -> Evaluation:
-        """The evaluation of `count` images that the generator draws from the seed; processes of one run share
-        the work."""
-        part = collectives.shard(self.count)
-        images = generator.sample(self.count, seed=self.seed, part=part)
-        return self._score(images, self.count)
+    def score(self, generator: Generator, count: int | None = None) -> Evaluation:
+        """The evaluation of `count` images, by default `self.count`, that the generator draws from the seed.
+
+        Processes of one run share the work.
+        """
+        count = self.count if count is None else count
+        images = generator.sample(count, seed=self.seed, part=collectives.shard(count))
+        return self._score(images, count)
 
     def score_images(self, images: Tensor) -> Evaluation:
         """The evaluation of generated images, uint8 (M, C, R, R)."""

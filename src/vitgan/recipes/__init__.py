@@ -13,6 +13,14 @@ INDEX = {
     ),
     "digits": ("vitgan", "real handwritten digits, 8x8 grey; about 4 minutes on 2 CPU cores"),
     "cifar10": ("vitgan", "CIFAR-10, 32x32, at the paper's size and settings; a GPU"),
+    "cifar10-released": (
+        "rows",
+        "CIFAR-10, 32x32, by the game of the authors' release; a GPU",
+    ),
+    "celeba-released": (
+        "rows",
+        "CelebA, 64x64, by the game of the authors' release; a GPU",
+    ),
     "cifar10-small": ("vitgan", "CIFAR-10, 32x32, a small ViTGAN for 20 minutes on 2 CPU cores"),
     "cifar10-modern": ("modern", "CIFAR-10, 32x32, the modern ViTGAN; 20 minutes on 2 CPU cores"),
     "cifar10-modern-labels": ("modern", "CIFAR-10, 32x32, the modern ViTGAN conditioned on the class"),

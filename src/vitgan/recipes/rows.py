@@ -48,6 +48,30 @@ def rates(generator: float, discriminator: float | None = None, **fields: float)
     }
 
 
+# The release takes the gradient by images in [0, 1]; by ours, in [-1, 1], it is half as large, so that its
+# gamma of 0.1 is 0.4 here.
+RELEASED_R1 = R1(gamma=0.4, every=1)
+
+
+def released(base: Recipe) -> Recipe:
+    """The game of ViTGAN's authors' release (github.com/mlpc-ucsd/ViTGAN), with the paper's networks.
+
+    bCR with weights 1 and 1, cutout less often and no scaling, mirrored images, a batch of 64 at half the
+    learning rate with a warm-up of 3,000 steps, and an average of half-life 1,000,000 images at every size.
+    Differs from the release: its average starts after as many images, ours ramps up.
+    """
+    warm_up = 3_000 * 64
+    return replace(
+        base,
+        data=replace(base.data, flip=True),
+        augment=DiffAugment(translation=0.8, colour=0.8, cutout=0.3, scaling=0.0, flip=0.9),
+        terms=(BCR(real=1.0, fake=1.0),),
+        ema=EMAOptions(half_life=1_000_000),
+        training=replace(base.training, batch=64),
+        **rates(0.001, warm_up=warm_up),
+    )
+
+
 def vanilla_vit(base: Recipe, small: bool) -> Recipe:
     """Generator A with a linear output, plain ViT discriminator, R1, bCR and DiffAugment (deck; paper).
 
@@ -69,29 +93,32 @@ def vanilla_vit(base: Recipe, small: bool) -> Recipe:
 def stylegan2(base: Recipe, small: bool) -> Recipe:
     """arXiv 1912.04958; CIFAR-10 as the baseline of arXiv 2006.10738 (its release), without augmentation.
 
-    At 64 x 64 the defaults of arXiv 1912.04958, [choice] at half its channels.
+    At 64 x 64 the defaults of arXiv 1912.04958, with the penalty's weight by the heuristic of its later
+    release for such sizes, gamma = 0.0002 R^2 / batch (arXiv 2006.06676).
     """
     if small:
         return _small_stylegan2(base)
-    channels = 4096 if base.data.resolution <= 32 else 16384
-    penalty = R1(gamma=0.1, every=1) if base.data.resolution <= 32 else R1(gamma=10.0, every=16)
+    side = base.data.resolution
+    channels = 4096 if side <= 32 else 32768
+    penalty = R1(gamma=0.1, every=1) if side <= 32 else R1(gamma=0.0002 * side**2 / 32, every=16)
     return replace(
         base,
         generator=StyleGAN2GeneratorOptions(channel_base=channels),
         discriminator=StyleGAN2DiscriminatorOptions(channel_base=channels),
         augment=NO_AUGMENT,
         terms=(penalty,),
-        generator_terms=() if base.data.resolution <= 32 else (PathLength(weight=2.0, every=4),),
-        data=replace(base.data, flip=base.data.resolution <= 32),
-        ema=EMAOptions(half_life=1_000_000 if base.data.resolution <= 32 else 10_000),
+        generator_terms=() if side <= 32 else (PathLength(weight=2.0, every=4),),
+        data=replace(base.data, flip=side <= 32),
+        ema=EMAOptions(half_life=1_000_000 if side <= 32 else 10_000),
         training=replace(base.training, batch=32),
         **rates(0.002),
     )
 
 
 def _small_stylegan2(base: Recipe) -> Recipe:
+    """About the parameters and the FLOPs of the small ViTGAN's generator, and no augmentation."""
     tiny = base.data.resolution <= TINY
-    base_channels, most = (128, 32) if tiny else (1024, 64)
+    base_channels, most = (256, 64) if tiny else (1024, 128)
     size = 64 if tiny else 128
     generator = StyleGAN2GeneratorOptions(
         channel_base=base_channels,
@@ -106,6 +133,7 @@ def _small_stylegan2(base: Recipe) -> Recipe:
         base,
         generator=generator,
         discriminator=StyleGAN2DiscriminatorOptions(channel_base=base_channels, channel_max=most),
+        augment=NO_AUGMENT,
         terms=(R1(gamma=1.0, every=8) if tiny else R1(gamma=0.1, every=16),),
         training=replace(base.training, batch=64),
         **rates(0.004 if tiny else 0.003),
@@ -115,15 +143,19 @@ def _small_stylegan2(base: Recipe) -> Recipe:
 def stylegan2_discriminator(base: Recipe, small: bool) -> Recipe:
     """ViTGAN's generator against StyleGAN2's discriminator, which the authors report as stronger.
 
-    [choice] The game: no published configuration was found. ViTGAN's, with R1.
+    The game is that of the authors' release, whose README trains this pair alone: see `released`. At small
+    size it is ViTGAN's with the small StyleGAN2's penalty.
     """
     other = stylegan2(base, small)
-    penalty = next(term for term in other.terms if isinstance(term, R1)) if small else R1(gamma=0.1, every=16)
+    if not small:
+        penalised = released(base)
+        return replace(penalised, discriminator=other.discriminator, terms=(*penalised.terms, RELEASED_R1))
+    penalty = next(term for term in other.terms if isinstance(term, R1))
     return replace(
         base,
         discriminator=other.discriminator,
         terms=(*base.terms, penalty),
-        training=replace(base.training, batch=64) if small else base.training,
+        training=replace(base.training, batch=64),
         optimiser_discriminator=replace(
             base.optimiser_discriminator, learning_rate=other.optimiser_discriminator.learning_rate
         ),
@@ -165,9 +197,12 @@ def biggan_diffaugment(base: Recipe, small: bool) -> Recipe:
 def transgan_xl(base: Recipe, small: bool) -> Recipe:
     """arXiv 2102.07074, its last version, with the settings of the authors' release.
 
-    Differs from the paper: no clipping of gradients, and the generator's batch is the discriminator's.
-    [choice] The small one plays the logistic game with R1, which learned digits better than the paper's game.
+    Differs from the paper: the generator's batch is the discriminator's.
     """
+    game = {
+        "loss": Wasserstein(),
+        "terms": (GradientPenalty(weight=10.0), Drift(weight=0.001)),
+    }
     if small:
         tiny = base.data.resolution <= TINY
         depths = (2, 1) if tiny else (2, 1, 1)
@@ -184,20 +219,19 @@ def transgan_xl(base: Recipe, small: bool) -> Recipe:
                 patch=2 if tiny else 4, depths=(1, 1), width=96 if tiny else 192
             ),
             augment=NO_AUGMENT,
-            terms=(R1(gamma=0.3, every=4),),
             training=replace(base.training, batch=64),
-            **rates(0.001, 0.002),
+            **game,
+            **rates(0.001, clip_norm=5.0),
         )
     return replace(
         base,
         generator=TransGANGeneratorOptions(),
         discriminator=TransGANDiscriminatorOptions(),
-        loss=Wasserstein(),
         augment=DiffAugment(translation=1.0, colour=1.0, cutout=1.0, scaling=0.0),
-        terms=(GradientPenalty(weight=10.0), Drift(weight=0.001)),
+        **game,
         ema=EMAOptions(half_life=500_000, ramp_up=0.1),
         training=replace(base.training, batch=64, generator_every=4),
-        **rates(0.0001),
+        **rates(0.0001, clip_norm=5.0),
     )
 
 
@@ -222,24 +256,26 @@ def contrad(base: Recipe, small: bool) -> Recipe:
 def unet(base: Recipe, small: bool) -> Recipe:
     """ViTGAN's generator against the U-Net discriminator (arXiv 2002.12655) with CutMix.
 
-    [choice] The generator: the paper's is BigGAN's. The paper has no figures for these sets.
+    [choice] The generator: the paper's is BigGAN's. The paper has no figures for these sets. The release
+    halves the adversarial losses beside CutMix's, so CutMix's weights are 2 beside ours.
     """
+    cutmix = CutMix(image=2.0, pixels=2.0, consistency=2.0, warm_up=1000 if small else 8000)
     if small:
         tiny = base.data.resolution <= TINY
         return replace(
             base,
             discriminator=UNetDiscriminatorOptions(width=32 if tiny else 16),
             augment=NO_AUGMENT,
-            terms=(CutMix(warm_up=1000),),
+            terms=(cutmix,),
             training=replace(base.training, batch=64),
             **rates(0.003),
         )
-    discriminator = AdamOptions(learning_rate=0.0005, beta2=0.999)
+    discriminator = replace(base.optimiser_discriminator, learning_rate=0.0005, beta2=0.999)
     return replace(
         base,
         discriminator=UNetDiscriminatorOptions(width=128),
         augment=NO_AUGMENT,
-        terms=(CutMix(warm_up=8000),),
+        terms=(cutmix,),
         optimiser_discriminator=discriminator,
     )
 
@@ -326,6 +362,11 @@ def make_row(base: Recipe, row: str, *, small: bool) -> Recipe:
             return replace(changes[row](base), name=name)
     return replace(SYSTEMS[row](base, small), name=name)
 
+
+RECIPES = {
+    f"{name}-released": replace(released(get(name)), name=f"{name}-released")
+    for name in ("cifar10", "celeba")
+}
 
 assert ROWS["architectures"].keys() == SYSTEMS.keys()
 assert ROWS["generator"].keys() == GENERATOR.keys()

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from vitgan.engine.loggers import read_log
 from vitgan.engine.run_folder import load_generator
 from vitgan.io import replacing
 from vitgan.tables.plan import Plan
-from vitgan.tables.results import leading
+from vitgan.tables.results import leading, leading_number
 
 SHOWN = 16  # samples of a row
 COLUMNS = 3  # panels beside each other
@@ -31,8 +32,9 @@ NORM = "gradient_norm_discriminator"
 
 
 def write_figures(plan: Plan, table: dict[str, Any]) -> None:
-    """Write `table.png` and `gradient_norms.png` into the plan's folder."""
+    """Write `table.png`, `curves.png` and `gradient_norms.png` into the plan's folder."""
     _save(plan.out / "table.png", samples(plan, table))
+    _save(plan.out / "curves.png", curves(table))
     _save(plan.out / "gradient_norms.png", gradient_norms(plan, table))
 
 
@@ -81,6 +83,46 @@ def _real(plan: Plan) -> Tensor:
     """SHOWN real images by the seed, uint8 (N, C, R, R)."""
     draws = torch.Generator().manual_seed(plan.request.seed)
     return plan.images.get(torch.randperm(len(plan.images), generator=draws)[:SHOWN].tolist())
+
+
+def curves(table: dict[str, Any]) -> Figure:
+    """A plot of the leading number against images and against minutes: the mean of a row's seeds, and from
+    its least to its largest a band."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, key, unit in zip(panels, ("images", "seconds"), (1, 60), strict=True):
+        for number, row in enumerate(table["rows"]):
+            own = [
+                _points(trial["curve"], key, unit) for trial in table["trials"] if trial["row"] == row["row"]
+            ]
+            _band(axes, [points for points in own if points], row["label"], f"C{number}")
+        axes.set(xlabel={"images": "images seen", "seconds": "minutes of training"}[key], yscale="log")
+        axes.grid(alpha=0.2)
+    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    known = (leading_number(point["metrics"]) for trial in table["trials"] for point in trial["curve"])
+    panels[0].set_ylabel(next((name.replace("_", " ") for name, _ in filter(None, known)), ""))
+    if panels[1].get_legend_handles_labels()[0]:
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _points(curve: list[dict[str, Any]], key: str, unit: float) -> list[tuple[float, float]]:
+    found = [(point[key] / unit, leading_number(point["metrics"])) for point in curve]
+    return [(x, number[1]) for x, number in found if number is not None]
+
+
+def _band(axes: Axes, trials: list[list[tuple[float, float]]], label: str, colour: str) -> None:
+    """Draw the mean of the trials' curves over the range that all of them cover, and their band."""
+    if not trials:
+        return
+    start, end = max(points[0][0] for points in trials), min(points[-1][0] for points in trials)
+    x = np.unique(
+        [x for points in trials for x, _ in points if start <= x <= end]
+        or [points[-1][0] for points in trials]
+    )
+    values = np.array([np.interp(x, *zip(*points, strict=True)) for points in trials])
+    axes.plot(x, values.mean(0), color=colour, marker=".", linewidth=1.3, label=label)
+    axes.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
 def gradient_norms(plan: Plan, table: dict[str, Any]) -> Figure:

@@ -56,6 +56,8 @@ class Record:
     """`vitgan.metrics.Evaluation.to_dict`; None before it, and where there is no checkpoint to score."""
     scored_at: int | None = None
     """Images seen by the checkpoint that was scored."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """The checkpoints that are kept, oldest first: images, seconds, and metrics of fewer generated images."""
 
     @property
     def finished(self) -> bool:
@@ -86,14 +88,24 @@ TABLES = {
     "discriminator": "each regulariser of the discriminator on and off (blog; paper's ablation)",
 }
 DECK = (
-    "FID / IS as the deck prints them; Inception features, 50,000 generated images against the training "
-    "images where the deck does not say otherwise."
+    "FID / IS as the deck prints them, which are arXiv 2107.04589's: Inception features, 50,000 generated "
+    "images against the training images. A star is the deck's: the figure was reported elsewhere, by the "
+    "protocol that the row's note names."
 )
 PRINTED_PROTOCOL: dict[str, str] = dict.fromkeys(("cifar10", "celeba", "lsun-bedroom"), DECK)
 NOTES = {
     "biggan-diffaug": "the printed figure is a class-conditional network's; this row has no labels",
-    "transgan-xl": "the printed figure is of its paper's first version, whose discriminator had one scale",
-    "stylegan2-d": "the printed figure is the authors' report, not the deck's",
+    "transgan-xl": "that version's discriminator had one scale",
+    "stylegan2-d": (
+        "the printed figure is the authors' own, not the deck's; the game is that of their release"
+    ),
+}
+# The protocols of the figures that the deck marks with a star, by row and data set.
+TEST_IMAGES = "10,000 generated images against the 10,000 test images, so comparable with its like alone"
+STARRED = {
+    ("biggan-diffaug", "cifar10"): f"the printed figure is arXiv 2006.10738's: {TEST_IMAGES}",
+    ("stylegan2", "cifar10"): f"the printed figure is arXiv 2006.10738's: {TEST_IMAGES}",
+    ("transgan-xl", "cifar10"): f"the printed figure is arXiv 2102.07074's, first version: {TEST_IMAGES}",
 }
 # The seminar deck's tables: data set -> (FID, IS).
 PRINTED: dict[str, dict[str, Printed]] = {
@@ -130,15 +142,17 @@ class Row:
 
 
 def rows(table: str, *, size: Literal["small", "paper"], resolution: int, channels: int) -> tuple[Row, ...]:
-    """The rows of `table` for images of that shape, in the seminar deck's order, all on the same data
-    unmirrored."""
+    """The rows of `table` for images of that shape, in the seminar deck's order, all on the same data.
+
+    Each keeps its own choice of mirroring the images as they are drawn.
+    """
     base = _base(size, resolution, channels)
     printed = PRINTED[table]
     return tuple(
         Row(
             name=name,
             label=label,
-            recipe=replace(make_row(base, name, small=size == "small"), data=base.data),
+            recipe=make_row(base, name, small=size == "small"),
             printed=printed.get(name, {}),
             note=NOTES.get(name, ""),
         )
@@ -168,7 +182,8 @@ Size = Literal["small", "paper"]
 SETTINGS = "settings.json"
 DEFAULT_MINUTES = 2.0
 LARGEST = 64  # pixels a side of a resolution that is chosen here
-STEPS_A_POINT = 10  # of the curves, at most
+STEPS_A_POINT = 10  # of the curves of the log, at most
+STEPS_A_MILESTONE = 40  # between two checkpoints that are kept for good, until there are too many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +206,9 @@ class Request:
     """Side of the images in pixels; None is 8 for digits, else the power of two within the first picture's
     smaller side, 64 at most."""
     seed: int = 0
-    """Seed of training and of measuring."""
+    """Seed of training, the first of them, and of measuring."""
+    seeds: int = 1
+    """Trainings of each row, with the seeds `seed`, `seed` + 1 and so on."""
     features: str | None = None
     """Features as for `vitgan evaluate`; None is classifier where the source has labels, else inception."""
     metrics: Sequence[str] = METRICS
@@ -206,7 +223,7 @@ class Request:
         """Raise UserError where a value is impossible, or two contradict each other."""
         if self.minutes is not None and self.images is not None:
             raise UserError("--minutes and --images are two budgets: give one of them.")
-        for name in ("minutes", "images", "resolution", "count", "jobs"):
+        for name in ("minutes", "images", "resolution", "count", "jobs", "seeds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name} must be greater than 0, not {value}.")
@@ -219,6 +236,7 @@ class Request:
         metrics = None if tuple(self.metrics) == METRICS else ",".join(self.metrics)
         flags = {name: getattr(self, name) for name in ("data", "minutes", "images", "out", "size")}
         flags |= {"resolution": self.resolution, "seed": self.seed, "features": self.features}
+        flags |= {"seeds": None if self.seeds == 1 else self.seeds}
         flags |= {"count": self.count, "device": self.device, "jobs": self.jobs}
         given = {"rows": rows, **flags, "metrics": metrics}
         words = [f"--{name} {_word(value)}" for name, value in given.items() if value is not None]
@@ -227,6 +245,21 @@ class Request:
 
 def _word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training of a row; there is one with each seed."""
+
+    row: "Row"
+    seed: int
+    name: str
+    """Of its run folder: the row's, and the seed's behind it where it is not the first."""
+
+    @property
+    def label(self) -> str:
+        """The row's name for a reader, and the seed where it is not the first."""
+        return self.row.label if self.name == self.row.name else f"{self.row.label}, seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,15 +274,18 @@ class Plan:
     images: ImageSet
     evaluator: Evaluator
     rows: tuple["Row", ...]
+    trials: tuple[Trial, ...]
+    """Every row with the first seed, then every row with the next: what is there at any time compares."""
     recipes: dict[str, Recipe]
+    """By the trial's name."""
 
-    def folder(self, row: str) -> Path:
-        """The row's run folder."""
-        return self.out / "rows" / row
+    def folder(self, trial: str) -> Path:
+        """The trial's run folder."""
+        return self.out / "rows" / trial
 
-    def record(self, row: str) -> Record | None:
-        """What is known of the row so far."""
-        return load_record(self.folder(row))
+    def record(self, trial: str) -> Record | None:
+        """What is known of the trial so far."""
+        return load_record(self.folder(trial))
 
     @cached_property
     def protocol_key(self) -> str:
@@ -274,10 +310,15 @@ def prepare(request: Request) -> Plan:
     resolution, channels = _form(request)
     rows = select(request.table, request.rows, size=size, resolution=resolution, channels=channels)
     form = {"source": request.data, "resolution": resolution, "channels": channels}
-    datas = {row.name: replace(row.recipe.data, **form) for row in rows}
+    datas = {row.name: replace(row.recipe.data, flip=False, **form) for row in rows}
     assert len(set(datas.values())) == 1, "the rows of a table see the same images"
     images = datas[rows[0].name].build()
-    recipes = {row.name: _recipe(row, request, images) for row in rows}
+    trials = tuple(
+        Trial(row=row, seed=seed, name=row.name if seed == request.seed else f"{row.name}-seed-{seed}")
+        for seed in range(request.seed, request.seed + request.seeds)
+        for row in rows
+    )
+    recipes = {trial.name: _recipe(trial, request, images) for trial in trials}
     out = Path("runs") / f"reproduce-{request.table}" if request.out is None else request.out
     settings = _settings(request, size, device, images)
     _check_folder(out, settings, recipes)
@@ -289,6 +330,7 @@ def prepare(request: Request) -> Plan:
         images=images,
         evaluator=_evaluator(request, images, device),
         rows=rows,
+        trials=trials,
         recipes=recipes,
     )
 
@@ -351,21 +393,24 @@ def _power_of_two(side: int) -> int:
     return min(LARGEST, 1 << (side.bit_length() - 1))
 
 
-def _recipe(row: "Row", request: Request, images: ImageSet) -> Recipe:
-    """The row's recipe on these images, for this budget, logged and saved as every other row."""
+def _recipe(trial: Trial, request: Request, images: ImageSet) -> Recipe:
+    """The row's recipe on these images, for this budget and seed, logged and saved as every other row."""
+    row = trial.row
     own, jobs = row.recipe.training, request.jobs
     often = max(1, (request.images or own.checkpoint_every) // 4)
     training = replace(
         own,
         minutes=request.minutes,
         images=request.images,
-        seed=request.seed,
+        seed=trial.seed,
         threads=own.threads or max(1, torch.get_num_threads() // jobs),
         log_every=min(own.log_every, STEPS_A_POINT * own.batch),
         checkpoint_every=min(own.checkpoint_every, often),
+        keep_every=min(often, STEPS_A_MILESTONE * own.batch),
         checkpoint_minutes=min(own.checkpoint_minutes, (request.minutes or own.checkpoint_minutes) / 4),
     )
-    recipe = replace(row.recipe, data=images.options, training=training, evaluation=EvaluationOptions())
+    data = replace(images.options, flip=row.recipe.data.flip)
+    recipe = replace(row.recipe, data=data, training=training, evaluation=EvaluationOptions())
     try:
         build_networks(recipe, images)
     except UserError as error:

@@ -1,14 +1,17 @@
 """The table's content as one JSON-ready object, and its files: markdown to read, CSV to compute with."""
 
+import math
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitgan.errors import UserError
 from vitgan.metrics import headline
 from vitgan.metrics.protocol import better
-from vitgan.tables.plan import Plan, Record
+from vitgan.tables.plan import STARRED, Plan, Record
 
 if TYPE_CHECKING:
     from vitgan.tables.plan import Row
@@ -27,7 +30,14 @@ def content(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
     from vitgan.tables.plan import PRINTED_PROTOCOL, TABLES
 
     printed = printed_set(plan.request.data, plan.rows)
-    rows = [_row(row, records[row.name], printed) for row in plan.rows if row.name in records]
+    equal = _equal_images(records)
+    trials = [
+        {"seed": trial.seed, **_row(trial.row, records[trial.name], printed, equal)}
+        for trial in plan.trials
+        if trial.name in records
+    ]
+    own = {row.name: [trial for trial in trials if trial["row"] == row.name] for row in plan.rows}
+    rows = [_together(found) for found in own.values() if found]
     return {
         "table": plan.request.table,
         "title": TABLES[plan.request.table],
@@ -40,21 +50,75 @@ def content(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
         "printed_data": printed,
         "printed_protocol": PRINTED_PROTOCOL.get(printed or "", ""),
         "printed_is_of_these_images": printed == printed_name(plan.request.data, plan.rows),
-        "missing": [row.name for row in plan.rows if row.name not in records],
+        "equal_images": equal,
+        "missing": [trial.name for trial in plan.trials if trial.name not in records],
         "rows": rows,
+        "trials": trials,
     }
+
+
+def _equal_images(records: Mapping[str, Record]) -> int | None:
+    """Images that every training saw that came to its end: where all of them are compared beside the end."""
+    seen = [found.images_seen for found in records.values() if found.status == "complete" and found.curve]
+    return min(seen, default=None)
+
+
+def at_images(curve: list[dict[str, Any]], images: int) -> float | None:
+    """The leading number of a curve after so many images, linear in their logarithm between two points.
+
+    None before the first point and after the last, and where a point has no finite number.
+    """
+    points = [(point["images"], leading_number(point["metrics"])) for point in curve]
+    for (a, low), (b, high) in pairwise(points):
+        if a <= images <= b and low is not None and high is not None:
+            share = math.log(images / a) / math.log(b / a)
+            return low[1] + share * (high[1] - low[1])
+    return None
+
+
+def _together(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row from its trainings: the mean of what was measured, and its standard deviation between seeds."""
+    worst = min(trials, key=lambda trial: WORST.index(trial["status"]))
+    names = dict.fromkeys(name for trial in trials for name in trial["metrics"])
+    metrics = {name: [trial["metrics"].get(name) for trial in trials] for name in names}
+    cost = {name: _mean([trial[name] for trial in trials]) for name in COST}
+    return {
+        **worst,
+        **cost,
+        "images_seen": round(cost["images_seen"] or 0),
+        "seed": [trial["seed"] for trial in trials],
+        "metrics": {name: _mean(values) for name, values in metrics.items()},
+        "deviation": {name: _deviation(values) for name, values in metrics.items()},
+        "at_equal_images": _mean([trial["at_equal_images"] for trial in trials]),
+        "at_equal_images_deviation": _deviation([trial["at_equal_images"] for trial in trials]),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is missing, which no mean of the others stands for."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    """The standard deviation of a sample; None of fewer than two values."""
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) > 1 and len(known) == len(values) else None
 
 
 def leading(metrics: Mapping[str, float | None]) -> str:
     """Name and value of the Frechet distance, else of the first number."""
+    found = leading_number(metrics)
+    return "no finite number" if found is None else f"{found[0].replace('_', ' ')} {found[1]:.4g}"
+
+
+def leading_number(metrics: Mapping[str, float | None]) -> tuple[str, float] | None:
+    """The Frechet distance, else the first number, and its name; None where no number is finite."""
     numbers = {name: value for name, value in metrics.items() if value is not None}
-    if not numbers:
-        return "no finite number"
     try:
-        name, value = headline(numbers)
+        return headline(numbers)
     except UserError:
-        name, value = next(iter(numbers.items()))
-    return f"{name.replace('_', ' ')} {value:.4g}"
+        return next(iter(numbers.items()), None)
 
 
 def printed_name(source: str, rows: "tuple[Row, ...]") -> str | None:
@@ -71,17 +135,19 @@ def printed_set(source: str, rows: "tuple[Row, ...]") -> str | None:
     return printed_name(source, rows) or fallback
 
 
-def _row(row: "Row", found: Record, printed: str | None) -> dict[str, Any]:
+def _row(row: "Row", found: Record, printed: str | None, equal: int | None) -> dict[str, Any]:
     fid, score = row.printed.get(printed or "", (None, None))
     return {
         "row": row.name,
         "label": row.label,
-        "note": row.note,
+        "note": "; ".join(filter(None, (STARRED.get((row.name, printed or "")), row.note))),
         "status": found.status,
         "reason": found.reason,
         "diverged_at": found.diverged_at,
         "metrics": {} if found.evaluation is None else found.evaluation["metrics"],
         "scored_at": found.scored_at,
+        "curve": found.curve,
+        "at_equal_images": None if equal is None else at_images(found.curve, equal),
         "images_seen": found.images_seen,
         "minutes": found.seconds / 60,
         "images_per_second": found.images_seen / found.seconds if found.seconds else None,
@@ -90,6 +156,7 @@ def _row(row: "Row", found: Record, printed: str | None) -> dict[str, Any]:
         "flops_per_image": found.flops_per_image,
         "peak_memory": found.peak_memory,
         "threads": found.environment.get("threads"),
+        "printed_starred": (row.name, printed) in STARRED,
         "printed_fid": fid,
         "printed_is": score,
     }
@@ -117,6 +184,8 @@ def _hardware(records: Mapping[str, Record]) -> list[str]:
 ARROWS = {"lower": "↓", "higher": "↑"}
 TITLES = {"fid": "FID", "is": "IS", "kid": "KID"}
 # Not columns for a reader: they stand in the head, beside their mean, or in the CSV alone.
+WORST = ("failed", "diverged", "interrupted", "complete")
+COST = ("images_seen", "minutes", "images_per_second", "peak_memory")
 HIDDEN = re.compile(r"class_share_.*|.*_std|classifier_score_real")
 Line = dict[str, Any]
 
@@ -126,16 +195,16 @@ def write_tables(out: Path, table: Line) -> None:
     _write(out / "table.json", json.dumps(table, indent=1) + "\n")
     _write(out / "table.md", markdown(table))
     with replacing(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        lines = [flat(row, table["protocol"].get("key", "")) for row in table["rows"]]
+        lines = [flat(row, table["protocol"].get("key", "")) for row in table["trials"]]
         writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
         writer.writerows(lines)
 
 
 def flat(row: Line, protocol_key: str) -> Line:
-    """A row with its metrics as columns of their own."""
+    """A training with its metrics as columns of their own."""
     before = {name: row[name] for name in ("row", "label", "status", "reason", "diverged_at")}
-    after = {name: value for name, value in row.items() if name not in (*before, "metrics", "note")}
+    after = {name: value for name, value in row.items() if name not in (*before, "metrics", "note", "curve")}
     return {**before, "protocol": protocol_key, **row["metrics"], **after}
 
 
@@ -152,13 +221,20 @@ def _head(table: Line) -> Iterator[str]:
     yield f"# {title}\n\n```\n{table['command']}\n```\n"
     yield (
         f"**Alike for every row.** {table['images']:,} images of `{settings['data']}`, {side} x {side} "
-        f"{colours}; {budget} of training; seed {settings['seed']}; the row's recipe at the size "
+        f"{colours}; {budget} of training; {_seeds(table)}; the row's recipe at the size "
         f"*{settings['size']}*; {_count(settings['jobs'], 'row')} at a time on {settings['device']}.\n"
     )
     yield f"**Measured here.** {_protocol_lines(table)}\n"
     if table["printed_data"]:
         yield f"**Printed in the deck.** {_printed(table)}\n"
     yield "**Hardware.** " + " / ".join(table["hardware"])
+
+
+def _seeds(table: Line) -> str:
+    seeds = list(dict.fromkeys(trial["seed"] for trial in table["trials"]))
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"seeds {', '.join(map(str, seeds))}: mean and standard deviation between them"
 
 
 def _protocol_lines(table: Line) -> str:
@@ -197,11 +273,15 @@ def _quality(table: Line) -> Iterator[str]:
     names = [name for name in metrics if HIDDEN.fullmatch(name) is None]
     columns: dict[str, Callable[[Line], str]] = {"row": lambda row: row["label"]}
     for name in names:
-        columns[_title(name)] = lambda row, name=name: _value(row["metrics"], name)
+        columns[_title(name)] = lambda row, name=name: _value(row, name)
+    if table["equal_images"]:
+        columns[f"at {table['equal_images']:,} images"] = lambda row: _spread(
+            row["at_equal_images"], row["at_equal_images_deviation"]
+        )
     columns["diverged"] = _ending
     if table["printed_data"]:
-        columns |= {f"deck, {table['printed_data']}: FID ↓": lambda row: _number(row["printed_fid"])}
-        columns |= {f"deck, {table['printed_data']}: IS ↑": lambda row: _number(row["printed_is"])}
+        columns |= {f"deck, {table['printed_data']}: FID ↓": lambda row: _printed_number(row, "fid")}
+        columns |= {f"deck, {table['printed_data']}: IS ↑": lambda row: _printed_number(row, "is")}
     return _table(columns, table["rows"])
 
 
@@ -221,6 +301,11 @@ def _cost(table: Line) -> Iterator[str]:
 
 def _notes(table: Line) -> Iterator[str]:
     yield "\nFLOPs are of one whole training step (both updates, every term at its interval) over its batch."
+    if table["equal_images"]:
+        yield (
+            f"The column at {table['equal_images']:,} images is the first number again, of fewer generated "
+            "images and between two checkpoints: compare it within the column alone."
+        )
     if table["memory_measure"]:
         yield f"Peak memory is {table['memory_measure']}."
     for row in table["rows"]:
@@ -244,10 +329,19 @@ def _title(metric: str) -> str:
     return f"{title} {ARROWS[known]}" if known else title
 
 
-def _value(metrics: Line, name: str) -> str:
-    spread = metrics.get(f"{name}_std")
-    value = _number(metrics.get(name))
-    return value if spread is None else f"{value} ± {spread:.2g}"
+def _value(row: Line, name: str) -> str:
+    """A number with its deviation between seeds, or that within one measurement where there is one seed."""
+    spread = row["deviation"].get(name)
+    return _spread(row["metrics"].get(name), row["metrics"].get(f"{name}_std") if spread is None else spread)
+
+
+def _spread(value: float | None, deviation: float | None) -> str:
+    return _number(value) if deviation is None else f"{_number(value)} ± {deviation:.2g}"
+
+
+def _printed_number(row: Line, kind: str) -> str:
+    number = row[f"printed_{kind}"]
+    return _number(number) + ("*" if row["printed_starred"] and number is not None else "")
 
 
 def _ending(row: Line) -> str:

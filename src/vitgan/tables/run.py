@@ -24,7 +24,7 @@ from vitgan.engine.gan import Recipe
 from vitgan.engine.loggers import read_log
 from vitgan.engine.loop import Interrupt, stop_on_signals
 from vitgan.engine.records import Diverged
-from vitgan.engine.run_folder import load_generator
+from vitgan.engine.run_folder import load_generator, read_generator
 from vitgan.engine.train import threads, train
 from vitgan.errors import UserError
 from vitgan.tables.figure import write_figures
@@ -91,6 +91,7 @@ def _peak_memory(device: torch.device, before: int | None) -> tuple[int | None, 
 
 
 OUTPUT = "output.txt"
+CURVE_COUNT = 2000  # generated images of a point of a curve, at most
 POLL = 0.1  # seconds
 CODE = "from vitgan.tables.run import main; main()"
 
@@ -166,7 +167,7 @@ class Reproduction:
     table: dict[str, Any]
     """The content of `table.json`; empty when no row is finished."""
     failed: tuple[str, ...]
-    """Rows that ended in an error other than divergence."""
+    """Trainings that ended in an error other than divergence: a row's name, and a later seed's behind it."""
     interrupted: bool
 
 
@@ -187,8 +188,8 @@ def reproduce(table: str, **settings: Any) -> Reproduction:
 def _train(plan: Plan, interrupt: Interrupt) -> None:
     """Train the rows in waves of `jobs` at a time; nothing is measured while something trains."""
     _measure_all(plan, interrupt)
-    left = [row.name for row in plan.rows if not _is_finished(plan, row.name)]
-    jobs, total = plan.request.jobs, len(plan.rows)
+    left = [trial.name for trial in plan.trials if not _is_finished(plan, trial.name)]
+    jobs, total = plan.request.jobs, len(plan.trials)
     for start in range(0, len(left), jobs):
         wave = left[start : start + jobs]
         if interrupt:
@@ -196,49 +197,61 @@ def _train(plan: Plan, interrupt: Interrupt) -> None:
         done = total - len(left) + start
         _say(
             plan,
-            f"Training {', '.join(wave)} ({done} of {counted(total, 'row')} done) in {plan.out / 'rows'}.",
+            f"Training {', '.join(wave)} ({done} of {counted(total, 'training')} done), {plan.out / 'rows'}.",
         )
         train_together([_order(plan, name) for name in wave], interrupt)
         _measure_all(plan, interrupt)
 
 
-def _is_finished(plan: Plan, row: str) -> bool:
-    found = plan.record(row)
+def _is_finished(plan: Plan, trial: str) -> bool:
+    found = plan.record(trial)
     return found is not None and found.finished
 
 
-def _order(plan: Plan, row: str) -> Order:
-    return Order(recipe=plan.recipes[row], folder=plan.folder(row), device=plan.device.type)
+def _order(plan: Plan, trial: str) -> Order:
+    return Order(recipe=plan.recipes[trial], folder=plan.folder(trial), device=plan.device.type)
 
 
 def _measure_all(plan: Plan, interrupt: Interrupt) -> None:
-    for row in plan.rows:
-        found = plan.record(row.name)
+    for trial in plan.trials:
+        found = plan.record(trial.name)
         if interrupt or found is None or not found.finished or plan.is_measured(found):
             continue
         try:
-            found = _measured(plan, row.name, found)
+            found = _measured(plan, trial.name, found)
         except (ArithmeticError, RuntimeError, ValueError) as error:
             reason = f"it cannot be measured: {' '.join(str(error).split())}"
             found = replace(found, status="failed", reason=reason)
-        save_record(plan.folder(row.name), found)
+        save_record(plan.folder(trial.name), found)
         if found.finished:
-            _say(plan, _line(row.label, found))
+            _say(plan, _line(trial.label, found))
 
 
-def _measured(plan: Plan, row: str, found: Record) -> Record:
-    """The row's record with its cost counted and its last checkpoint, if it has one, measured."""
-    counted = asdict(cost(plan.recipes[row], plan.images, plan.device))
+def _measured(plan: Plan, trial: str, found: Record) -> Record:
+    """The trial's record with its cost counted and its checkpoints, if it has any, measured."""
+    counted = asdict(cost(plan.recipes[trial], plan.images, plan.device))
     metrics = list(plan.evaluator.metrics)
-    found = replace(found, **counted, metrics=metrics, evaluation=None, scored_at=None)
-    saved = checkpoints(plan.folder(row))
+    found = replace(found, **counted, metrics=metrics, evaluation=None, scored_at=None, curve=[])
+    saved = checkpoints(plan.folder(trial))
     if saved:
-        evaluation = plan.evaluator.score(load_generator(plan.folder(row)).to(plan.device))
+        evaluation = plan.evaluator.score(load_generator(plan.folder(trial)).to(plan.device))
         found = replace(found, evaluation=evaluation.to_dict(), scored_at=int(saved[-1].name))
+        found = replace(found, curve=[_point(plan, checkpoint) for checkpoint in saved])
     gc.collect()
     if plan.device.type == "cuda":
         torch.cuda.empty_cache()
     return found
+
+
+def _point(plan: Plan, checkpoint: Path) -> dict[str, Any]:
+    """A point of a trial's curve: the metrics of one checkpoint, of at most `CURVE_COUNT` images."""
+    generator, facts = read_generator(checkpoint)
+    evaluation = plan.evaluator.score(generator.to(plan.device), min(CURVE_COUNT, plan.evaluator.count))
+    return {
+        "images": facts["images"],
+        "seconds": facts["seconds"],
+        "metrics": evaluation.to_dict()["metrics"],
+    }
 
 
 def _line(label: str, found: Record) -> str:
@@ -252,7 +265,7 @@ def _line(label: str, found: Record) -> str:
 
 
 def _written(plan: Plan, interrupt: Interrupt) -> Reproduction:
-    records = {row.name: found for row in plan.rows if (found := plan.record(row.name)) is not None}
+    records = {t.name: found for t in plan.trials if (found := plan.record(t.name)) is not None}
     failed = tuple(name for name, found in records.items() if found.status == "failed")
     for name in failed:
         _say(plan, _line(name, records[name]))
@@ -262,7 +275,8 @@ def _written(plan: Plan, interrupt: Interrupt) -> Reproduction:
         write_tables(plan.out, table)
         write_figures(plan, table)
         verb = "is" if len(shown) == 1 else "are"
-        _say(plan, f"{len(shown)} of {counted(len(plan.rows), 'row')} {verb} in {plan.out / 'table.md'}.")
+        whole = counted(len(plan.trials), "training")
+        _say(plan, f"{len(shown)} of {whole} {verb} in {plan.out / 'table.md'}.")
     if interrupt:
         _say(plan, f"Stopped by {interrupt.signal_name}, saved. The same command goes on.")
     return Reproduction(folder=plan.out, table=table, failed=failed, interrupted=bool(interrupt))
