@@ -21,14 +21,15 @@ from vitgan.compat import CommandsFormatter, PrintingParser, commands_of, option
 from vitgan.errors import OtherRankError, UserError, did_you_mean
 
 COMMANDS = (
-    *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
-    *("inspect", "bench", "data", "export", "push", "list", "completion"),
+    *("train", "resume", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate"),
+    *("reproduce", "inspect", "bench", "data", "export", "push", "list", "completion"),
 )
 # Commands that do not read parts of a user's own, so lack --use; `list` declares it with another help.
 WITHOUT_PARTS = ("completion", "data", "list", "runs")
 EXAMPLES = """examples:
   vitgan train                              real handwritten digits, in minutes
   vitgan train cifar10 --data IMAGES.zip --minutes 60
+  vitgan resume runs/digits --minutes 20
   vitgan sample runs/digits --count 64 --out grid.png
   vitgan evaluate runs/digits --features classifier
   vitgan reproduce generator --minutes 2

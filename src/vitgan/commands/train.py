@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   vitgan train digits --generator.entry A --terms.r1.gamma 0.1 --out runs/a
   vitgan train digits --discriminator unet --terms cutmix --augment none
   vitgan train digits --use my_parts.py --loss my-loss --loss.margin 0.5
+  vitgan train celeba --data FOLDER --init-from runs/faces --out runs/own
   vitgan train digits --settings                 all settings, for --config
   torchrun --nproc-per-node 8 -m vitgan train cifar10 --data packed
 """
@@ -52,6 +53,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     for name, text in PARTS.items():
         parser.add_argument(f"--{name}", metavar="NAME", help=text)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (runs/RECIPE)")
+    parser.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="begin with the weights of a run, an export, mnist, digits or an id of the Hub, where they fit",
+    )
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes of training in all")
     parser.add_argument("--images", type=int, metavar="N", help="stop after N images seen in all")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random (0)")
@@ -112,6 +118,7 @@ def _recipe(options: argparse.Namespace) -> "RunRecipe":
     recipe = with_parts(with_file(recipe, settings), {name: getattr(options, name) for name in PARTS})
     given = {
         "--data.source": options.data,
+        "--start.source": options.init_from,
         "--training.minutes": options.minutes,
         "--training.images": options.images,
         "--training.seed": options.seed,

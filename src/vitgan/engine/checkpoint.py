@@ -333,5 +333,6 @@ def _check_data(folder: Path, then: dict[str, Any], images: ImageSet) -> None:
     if then["fingerprint"] != images.fingerprint:
         raise UserError(
             f"{folder} was trained on other images ({difference(then, images.identity, len(images))}): "
-            "give the same --data, or another folder with --out."
+            "give the same --data, or begin another run with its weights, "
+            f"--out ANOTHER --init-from {folder}."
         )

@@ -1,11 +1,13 @@
 """The game as a run's task: two players, the average of one, and what is drawn of it."""
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from vitgan.adversarial import (
     Players,
     Term,
 )
-from vitgan.config import MissingPart, part
+from vitgan.config import MissingPart, option, part
 from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.distributed import collectives
 from vitgan.distributed.rng import PartGenerator
@@ -27,11 +29,23 @@ from vitgan.engine.compile import GraphedStep, compile_blocks
 from vitgan.engine.grid import grid
 from vitgan.engine.optim import AdamOptions, BurnInOptions, EMAOptions, power_decay, power_of, update_average
 from vitgan.engine.recipe import EvaluationOptions, RunRecipe, TrainingOptions, activation_dtype
-from vitgan.engine.task import NamedState, Task
+from vitgan.engine.task import NamedState, Task, below
 from vitgan.errors import UserError
 from vitgan.models import Discriminator, Generator, to_uint8
 from vitgan.models.base import DiscriminatorOptions, GeneratorOptions
 from vitgan.spans import span
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """The weights that a new run begins with, where they are not random."""
+
+    source: str | None = None
+    """A run, a checkpoint, an exported generator, `mnist`, `digits` or an id of the Hub, whose networks and
+    averages a new run begins with as far as their shapes fit; None begins with random weights."""
+    freeze: int = option(0, least=0)
+    """The discriminator's first so many layers, its stem and then its blocks, keep the weights that they
+    begin with (arXiv 2002.10964)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +64,7 @@ class Recipe(RunRecipe):
     """Addends of the generator's loss."""
     optimiser_generator: AdamOptions = field(default_factory=AdamOptions)
     optimiser_discriminator: AdamOptions = field(default_factory=AdamOptions)
+    start: StartOptions = field(default_factory=StartOptions)
     burn_in: BurnInOptions = field(default_factory=BurnInOptions)
     ema: EMAOptions = field(default_factory=EMAOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -113,6 +128,8 @@ def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -
     generator, discriminator = generator.to(device), discriminator.to(device)
     if recipe.training.activation_checkpointing:
         _checkpoint_activations(generator, discriminator)
+    for layer in layers(discriminator)[: recipe.start.freeze]:
+        layer.requires_grad_(False)
     players = Players(
         generator=generator,
         discriminator=discriminator,
@@ -122,6 +139,50 @@ def build_state(recipe: Recipe, images: ImageSet | None, device: torch.device) -
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     others = {average_name(length): copy.deepcopy(average) for length in recipe.ema.lengths}
     return State(players, average, others)
+
+
+def layers(network: nn.Module) -> list[nn.Module]:
+    """The network's layers that have weights in order, each block one: its stem, its blocks, its head."""
+    found: list[nn.Module] = []
+    for child in network.children():
+        inner = isinstance(child, nn.ModuleList | nn.Sequential)
+        found += layers(child) if inner else [child]
+    return [layer for layer in found if next(layer.parameters(), None) is not None]
+
+
+SPECTRAL = "spectral."  # buffers of spectral norm, which has one for all weights of a shape
+POWER_STEPS = 20  # after which the norms of weights that were taken are known again
+MOST_NAMED = 4  # weights that begin anew, in a line of the start
+
+
+def fitted(own: dict[str, Tensor], found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a network's state, `own`, with those of `found` in their place where they fit.
+
+    Positions of a grid of another side are interpolated. Returns the state, and the names that keep their own
+    tensor: those that `found` lacks or has in another shape, and with one of spectral norm's all of them.
+    """
+    state = {name: _resized(found[name], like) for name, like in own.items() if name in found}
+    left = [name for name, like in own.items() if name not in state or state[name].shape != like.shape]
+    if any(name.startswith(SPECTRAL) for name in left):
+        left = [name for name in own if name in left or name.startswith(SPECTRAL)]
+    return {name: tensor if name in left else state[name] for name, tensor in own.items()}, left
+
+
+def _resized(positions: Tensor, like: Tensor) -> Tensor:
+    """Learned positions (1, k + S^2, D) at the number of tokens of `like`, k of which are of no grid.
+
+    Any other tensor is returned as it is.
+    """
+    if positions.ndim != 3 or len(positions) != 1 or positions.shape[2] != like.shape[-1] or like.ndim != 3:
+        return positions
+    tokens, wanted = positions.shape[1], like.shape[1]
+    for others in (0, 1):
+        side, new = math.isqrt(tokens - others), math.isqrt(wanted - others)
+        if tokens != wanted and side**2 == tokens - others and new**2 == wanted - others:
+            grid = positions[:, others:].mT.unflatten(2, (side, side))
+            grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+            return torch.cat((positions[:, :others], grid.flatten(2).mT), 1)
+    return positions
 
 
 def average_name(length: float | None) -> str:
@@ -222,6 +283,29 @@ class GANTask:
                 decay = power_decay(power_of(length), size, seen)
                 update_average(average, players.generator, decay)
         return values, rates
+
+    def start_from(self, tensors: dict[str, Tensor], source: str) -> list[str]:
+        """Begin with the networks of another run's `tensors`; returns lines that say what was taken.
+
+        An export has its averaged generator alone, which then begins the generator too. The optimisers'
+        moments begin anew. Raises UserError where nothing fits.
+        """
+        lines, taken = [], 0
+        for name, module in self.state._modules().items():
+            found = below(tensors, name) or below(tensors, "average" if name != "discriminator" else name)
+            state, left = fitted(module.state_dict(), found)
+            module.load_state_dict(state)
+            if any(missing.startswith(SPECTRAL) for missing in left):
+                for _ in range(POWER_STEPS):
+                    module.advance()  # type: ignore[operator]
+            count = len(state) - len(left)
+            taken += count
+            kept = f", anew: {', '.join(left[:MOST_NAMED])}" if left and count else ""
+            more = f" and {len(left) - MOST_NAMED} more" if kept and len(left) > MOST_NAMED else ""
+            lines.append(f"From {source}: {name}, {count} of {len(state)} tensors{kept}{more}.")
+        if not taken:
+            raise UserError(f"No weight of {source} fits this recipe: name a run of the same networks.")
+        return lines
 
     def tensors(self) -> dict[str, Tensor]:
         """Of the state: both players, the average, the optimisers' moments."""

@@ -24,6 +24,7 @@ from vitgan.engine.checkpoint import data_facts, prune, restore, save_checkpoint
 from vitgan.engine.environment import environment
 from vitgan.engine.recipe import RunRecipe
 from vitgan.engine.records import Diverged, Records, StepMetrics, Watch, passed, sample_spacing, spacing
+from vitgan.engine.run_folder import read_run
 from vitgan.engine.task import Task
 from vitgan.metrics import Evaluation
 
@@ -110,6 +111,7 @@ class Run:
         """Load the newest checkpoint, or begin at image 0, and open the records there."""
         restored = restore(self.folder, self.images, self.task)
         self.images_seen, self.seconds = restored.images_seen, restored.seconds
+        began = [] if restored.found else self._begin()
         self.rollbacks = max(self.rollbacks, restored.rollbacks)
         self.saved_images = restored.images_seen if restored.found else None
         self.metrics = StepMetrics(self.options.largest)
@@ -119,9 +121,23 @@ class Run:
             self.close()
             clocks = {"images_seen": self.images_seen, "seconds": self.seconds}
             self.records = Records(self.recipe, self.folder, self.device, **clocks, quiet=self.quiet)
-            for note in [*restored.notes, self.task.note if self._first_step else None]:
+            for note in [*restored.notes, *began, self.task.note if self._first_step else None]:
                 if note is not None:
                     self.records.message(note)
+
+    def _begin(self) -> list[str]:
+        """Load the weights that the recipe's `start` names, which rank 0 reads; returns lines that say so."""
+        start = getattr(self.recipe, "start", None)
+        if start is None or start.source is None:
+            return []
+        tensors = None
+        with collectives.errors_shared():
+            if collectives.rank() == 0:
+                from vitgan.sharing.hub import find
+
+                tensors = read_run(find(start.source))[0]
+        with collectives.errors_shared():
+            return self.task.start_from(collectives.broadcast_tensors(tensors), start.source)
 
     def train(self, interrupt: Interrupt) -> Outcome:
         """Train until the images or minutes are reached or a signal comes, with rollbacks where allowed."""

@@ -220,6 +220,7 @@ RESUMABLE = (
     "data.source",
     "data.memory_mib",
     "data.workers",
+    "start.source",
     "training.images",
     "training.minutes",
     "training.precision",

@@ -51,7 +51,8 @@ def check(folder: Path, recipe: RunRecipe) -> None:
         more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
         raise UserError(
             f"{folder} holds a run of another recipe, {conflicts[0]}{more}: "
-            "choose another folder with --out, or give the settings it was begun with."
+            "give the settings it was begun with, or begin another run with its weights, "
+            f"--out ANOTHER --init-from {folder}."
         )
 
 
@@ -88,6 +89,23 @@ def unwritable(folder: Path, error: OSError) -> UserError:
         f"{place} cannot be read or written ({error.strerror or error}): see to it, or choose another --out. "
         f"{state}."
     )
+
+
+def standing(folder: Path) -> tuple[RunRecipe, int, float]:
+    """The recipe of the run in `folder`, and the images and seconds of its newest sound checkpoint.
+
+    Raises UserError where there is no run that can be read.
+    """
+    recipe = _known_recipe(folder)
+    if recipe is None:
+        read_run(folder)  # says why
+        raise UserError(f"{folder} is an exported generator, and no run that could go on.")
+    recipe.require_parts()
+    for checkpoint in reversed(checkpoints(folder)):
+        with suppress(DamagedCheckpoint, NewerCheckpoint):
+            found = load_description(checkpoint)
+            return recipe, found["images"], found["seconds"]
+    return recipe, 0, 0.0
 
 
 def _known_recipe(folder: Path) -> RunRecipe | None:

@@ -84,9 +84,9 @@ class NamedState(abc.ABC):
         """Load what `tensors` returned. Raises UserError, and changes nothing, where they do not fit."""
         self._check(tensors)
         for part, module in self._modules().items():
-            module.load_state_dict(_below(tensors, part))
+            module.load_state_dict(below(tensors, part))
         for part, (module, optimiser) in self._optimisers().items():
-            moments = _below(tensors, part)
+            moments = below(tensors, part)
             for name, parameter in module.named_parameters():
                 found = {
                     key: moments[f"{name}.{key}"]
@@ -101,10 +101,10 @@ class NamedState(abc.ABC):
     def _check(self, tensors: dict[str, Tensor]) -> None:
         """Raise UserError where a name, a shape or a dtype differs from that of this state's tensors."""
         for part, module in self._modules().items():
-            if (reason := misfit(module.state_dict(), _below(tensors, part))) is not None:
+            if (reason := misfit(module.state_dict(), below(tensors, part))) is not None:
                 raise UserError(f"The checkpoint's {part} does not fit the recipe: {reason}.")
         for part, (module, _) in self._optimisers().items():
-            moments = _below(tensors, part)
+            moments = below(tensors, part)
             for name, parameter in module.named_parameters():
                 for key, like in (
                     ("step", ()),
@@ -116,5 +116,6 @@ class NamedState(abc.ABC):
                         raise UserError(f"The checkpoint's {part} does not fit the recipe: {name}.{key}.")
 
 
-def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+def below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, "generator" for example, by their names without it."""
     return {name[len(part) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{part}.")}
