@@ -154,7 +154,10 @@ def build_generator(
         kept = ", ".join(f"{length:g}" for length in lengths) or "none beside the usual one"
         raise UserError(f"{run} has no average of length {average:g}; it keeps {kept} (--ema.lengths).")
     build = partial(recipe.generator.build, **_sizes(description, run))
-    return load_network(build, tensors, average_name(average), run)
+    generator = load_network(build, tensors, average_name(average), run)
+    generator.class_names = tuple(description.get("class_names", ()))
+    generator.class_counts = tuple(description.get("class_counts", ()))
+    return generator
 
 
 def build_discriminator(

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,21 +73,16 @@ class RealImages:
 
     def classes(self) -> tuple[str, ...]:
         """Names of the source's classes. Raises UserError where it has none."""
-        if not self.images.class_counts:
+        if self.images.class_labels is None:
             raise UserError(
                 f"--features classifier needs labels, and {self.images.name} has none: sort its images into "
                 "one sub-folder a class, add a dataset.json, or use --features inception."
             )
-        return tuple(self.images.class_counts)
+        return self.images.class_names
 
     def labels(self) -> Tensor:
         """The source's labels int64 (N,), whether or not the set was opened with them."""
-        labels = self.images.labels
-        if labels is None and self.images.skipped:  # which images were left out, only a new set tells
-            labels = replace(self.images.options, labels=True).build().labels
-        elif labels is None:
-            found = open_source(self.images.name).labels
-            labels = None if found is None else torch.from_numpy(found)
+        labels = self.images.class_labels
         assert labels is not None, "classes() has been asked"
         return labels[self.indices]
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ class Generator(nn.Module, abc.ABC):
         return trained if len(trained) else torch.arange(self.classes)
 
     def labels_of(self, labels: Labels | None, count: int, seed: int) -> Tensor | None:
-        """The labels int64 (count,) that `sample` draws images of, on the CPU; None where there are no classes.
+        """The labels int64 (count,) of the images that `sample` draws, on the CPU; None without classes.
 
         `labels` are as `sample` takes them; None draws from the seed, every class that was trained with the
         same probability. Raises UserError for a class that does not exist, or another number of labels.
@@ -139,14 +139,13 @@ class Generator(nn.Module, abc.ABC):
         if labels is None:
             if not self.classes:
                 return None
-            trained = self.trained_classes()
-            return trained[
-                torch.randint(len(trained), (count,), generator=torch.Generator().manual_seed(seed))
-            ]
+            trained, rng = self.trained_classes(), torch.Generator().manual_seed(seed)
+            return trained[torch.randint(len(trained), (count,), generator=rng)]
         if isinstance(labels, int | str):
             return torch.full((count,), self.class_number(labels))
         if not hasattr(labels, "shape"):  # a sequence, not a tensor or an array
-            labels = torch.tensor([self.class_number(label) for label in labels], dtype=torch.int64)
+            numbers = [self.class_number(label) for label in cast("Sequence[int | str]", labels)]
+            labels = torch.tensor(numbers, dtype=torch.int64)
         found = torch.as_tensor(labels).cpu()
         whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
         if not whole or found.shape not in ((), (count,)):
@@ -234,7 +233,7 @@ class Generator(nn.Module, abc.ABC):
 
 def _traced() -> bool:
     """Whether torch follows the computation to compile or export it, and cannot branch on numbers."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def to_uint8(images: Tensor) -> Tensor:
