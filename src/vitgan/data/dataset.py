@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -258,14 +258,10 @@ class ImageSet(abc.ABC):
     @property
     def note(self) -> str | None:
         """A sentence on classes of the source that have no images; None where each has some."""
-        filled = [name for name, count in self.class_counts.items() if count]
-        total = len(self.class_counts)
-        if len(filled) == total:
-            return None
-        said = f"{self.name} has images of {len(filled):,} of {total:,} classes"
-        if len(self.class_names) == total:
-            return f"{said}; the run has all {total:,}, as it was begun, and draws none of the others."
-        return f"{said}; there are no others: {class_list(self.class_names)}."
+        note, total = class_note(self.name, self.class_counts), len(self.class_counts)
+        if note is None or len(self.class_names) < total:
+            return note
+        return f"{note} This run has all {total:,}, as it was begun."
 
     @property
     def fingerprint(self) -> str:
@@ -358,6 +354,25 @@ class StreamImages(LazyImages):
 
     get() is fast where the indices ascend.
     """
+
+
+def count_classes(source: Source) -> dict[str, int]:
+    """The number of images of each class of a source by its name, classes without images included."""
+    if source.labels is None:
+        return {}
+    names = _distinct(source.classes)
+    return dict(zip(names, np.bincount(source.labels, minlength=len(names)).tolist(), strict=True))
+
+
+def class_note(name: str, counts: Mapping[str, int]) -> str | None:
+    """A sentence on the classes of the source `name` that have no images; None where each has some."""
+    filled = [own for own, count in counts.items() if count]
+    if len(filled) == len(counts):
+        return None
+    return (
+        f"{name} has images of {len(filled):,} of {len(counts):,} classes, which alone count: "
+        f"{class_list(filled)}."
+    )
 
 
 def describe(images: ImageSet) -> dict[str, Any]:

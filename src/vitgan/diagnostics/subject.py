@@ -99,7 +99,9 @@ def _open(recipe: Recipe, data: str | None, count: int, description: dict[str, A
     # Read as needed: decoding a whole set for a few images would take minutes.
     options = replace(recipe.data, source=data or recipe.data.source, memory_mib=0)
     images, classes = options.build(), description["classes"]
-    number_as_described(description, images)
+    same = images.fingerprint == description["data"]["fingerprint"]
+    if same or len(description.get("class_names", images.class_names)) == len(images.class_names):
+        number_as_described(description, images)
     if len(images) < count:
         raise UserError(
             f"{images.name} has {counted(len(images), 'image')}, fewer than --count {count}: "

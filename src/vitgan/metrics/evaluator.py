@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vitgan.config import brief
 from vitgan.data import ImageSet, open_source
+from vitgan.data.loader import random_bits
 from vitgan.distributed import collectives
 from vitgan.errors import UserError
 from vitgan.metrics import statistics
@@ -127,6 +129,25 @@ def survey(source: str) -> Survey:
     return Survey(tuple(sizes)[:2], grey)
 
 
+AS_TRAINED, ALIKE = "as often as in the training set", "every class alike"
+LABELS_STREAM = 1  # beside the seed, so that the order of labels has nothing to do with the latents
+
+
+def drawn_labels(generator: Generator, count: int, seed: int) -> tuple[Tensor | None, str]:
+    """The labels int64 (count,) of images of a generator with classes, and what the protocol says of them.
+
+    The classes come in the proportions of the training set, each as often as there to within one image, in an
+    order that the seed draws. Where the generator does not know these, each is drawn with one probability.
+    """
+    if not sum(generator.class_counts):
+        return generator.labels_of(None, count, seed), ALIKE
+    ends = np.cumsum(generator.class_counts)
+    places = (2 * np.arange(count) + 1) * int(ends[-1]) // (2 * count)  # among the training images, sorted
+    labels = np.searchsorted(ends, places, side="right")
+    order = np.argsort(random_bits(count, seed, LABELS_STREAM), kind="stable")
+    return torch.from_numpy(labels[order]), AS_TRAINED
+
+
 def shown(size: tuple[int, int]) -> str:
     """A size in words, as 8 x 8."""
     return f"{size[0]} x {size[1]}"
@@ -172,18 +193,27 @@ class Evaluator:
         self._reals = self._real_features()
 
     def score(self, generator: Generator) -> Evaluation:
-        """The evaluation of `count` images that the generator draws from the seed; processes of one run share
-        the work."""
+        """The evaluation of `count` images that the generator draws from the seed.
+
+        Its classes are drawn as `drawn_labels` says. Processes of one run share the work.
+        """
         part = collectives.shard(self.count)
-        images = generator.sample(self.count, seed=self.seed, part=part)
-        return self._score(images, self.count)
+        asked, rule = {}, None
+        if getattr(generator, "classes", 0):  # one that is not this package's may lack it
+            labels, rule = drawn_labels(generator, self.count, self.seed)
+            asked = {"labels": labels}
+        images = generator.sample(self.count, seed=self.seed, part=part, **asked)
+        return self._score(images, self.count, rule)
 
     def score_images(self, images: Tensor) -> Evaluation:
         """The evaluation of generated images, uint8 (M, C, R, R)."""
         return self._score(images, len(images))
 
-    def _score(self, images: Tensor, count: int) -> Evaluation:
-        """The evaluation of `count` images, of which `images` are this process's part."""
+    def _score(self, images: Tensor, count: int, labels: str | None = None) -> Evaluation:
+        """The evaluation of `count` images, of which `images` are this process's part.
+
+        `labels` is what the protocol says of how their classes were drawn.
+        """
         shape = (self._channels, self._resolution, self._resolution)
         if images.shape[1:] != shape:
             raise UserError(
@@ -197,12 +227,15 @@ class Evaluator:
         found = self._extract(batches, len(images), layers, "generated")
         if len(images) < count:
             found = {layer: collectives.all_gather_rows(features) for layer, features in found.items()}
-            return Evaluation(self.protocol(count), self._told_numbers(found))
-        return Evaluation(self.protocol(count), self._numbers(self._with_moments(found)))
+            return Evaluation(self.protocol(count, labels), self._told_numbers(found))
+        return Evaluation(self.protocol(count, labels), self._numbers(self._with_moments(found)))
 
-    def protocol(self, fakes: int) -> Protocol:
-        """The protocol of a measurement on so many generated images."""
-        facts: dict[str, Any] = {}
+    def protocol(self, fakes: int, labels: str | None = None) -> Protocol:
+        """The protocol of a measurement on so many generated images.
+
+        `labels` says how their classes were drawn; None where there are none.
+        """
+        facts: dict[str, Any] = {} if labels is None else {"labels": labels}
         for name, part in {**build_metrics(METRICS), **self.parts}.items():
             facts |= statistics.settings(name, part, len(self.real), fakes)
         facts |= self.extractor.facts

@@ -160,7 +160,7 @@ def test_an_npz_has_labels_and_may_hold_floats(key: str, tmp_path: Path) -> None
     assert images.labels is not None
     assert images.labels.tolist() == [0, 1]
     assert images.note is not None
-    assert images.note.endswith("has images of 2 of 3 classes; there are no others: 0 (0), 1 (2).")
+    assert images.note.endswith("has images of 2 of 3 classes, which alone count: 0 (0), 1 (2).")
 
 
 def folders(*names: str) -> dict[str, bytes]:
