@@ -138,12 +138,12 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
-    from vitgan.engine.gan import Recipe
-    from vitgan.engine.run_folder import read_generator
+    from vitgan.engine.run_folder import drawing_recipe, read_generator
     from vitgan.metrics.evaluator import shown, survey
 
     generator, description = read_generator(path)
-    data, fingerprint = Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
+    recipe, fingerprint = drawing_recipe(description), description["data"]["fingerprint"]
+    data = recipe.data
     real = replace(data, source=options.data or data.source, labels=False).build()
     if generator.classes and not sum(generator.class_counts):
         _count_classes(generator, description, data, real)

@@ -198,7 +198,8 @@ class Evaluator:
         Its classes are drawn as `drawn_labels` says. Processes of one run share the work.
         """
         part = collectives.shard(self.count)
-        asked, rule = {}, None
+        asked: dict[str, Any] = {}
+        rule = None
         if getattr(generator, "classes", 0):  # one that is not this package's may lack it
             labels, rule = drawn_labels(generator, self.count, self.seed)
             asked = {"labels": labels}
