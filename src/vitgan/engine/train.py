@@ -73,9 +73,9 @@ def _prepare(
         keep_freed_memory()
     with warnings_of_rank_0(), collectives.errors_shared():
         images = recipe.data.build()
-        number_as_before(folder, images)
-        if main and images.labels is not None and images.note is not None:
-            logger.warning(images.note)
+    number_as_before(folder, images)
+    if main and images.labels is not None and images.note is not None:
+        logger.warning(images.note)
     stack.enter_context(threads(recipe.training.threads))
     with collectives.errors_shared():
         task, images = recipe.begin(images, device)
