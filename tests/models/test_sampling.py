@@ -59,6 +59,8 @@ def test_truncation_pulls_every_class_to_an_image_of_its_own():
 
 def test_labels_are_numbers_or_names_of_one_class_or_one_for_each_image():
     model = generator(classes=3)
+    model.class_names = ("cat", "10", "caf\\udce9")
+    assert model.class_number("caf\udce9") == 2  # the bytes of a name that is not UTF-8
     model.class_names = ("cat", "10", "2")
     for same in (
         torch.tensor([0, 2, 1]),

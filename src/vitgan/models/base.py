@@ -107,7 +107,9 @@ class Generator(nn.Module, abc.ABC):
         """
         if not self.classes:
             raise UserError("This generator knows no classes: leave --class out (labels, in Python).")
-        if isinstance(label, str) and label in self.class_names:
+        if isinstance(label, str):
+            label = label.encode(errors="backslashreplace").decode()  # as names that are not UTF-8 are kept
+        if label in self.class_names:
             return self.class_names.index(label)
         if isinstance(label, str):
             number = int(label) if re.fullmatch("[0-9]{1,18}", label) else -1
