@@ -1,5 +1,6 @@
 """The command line: what it prints and refuses, and what it does not import."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -171,6 +172,25 @@ def test_data_info_counts_images_classes_and_what_is_unreadable(
     assert ["unreadable", "1"] in lines
     assert any(name == "b/bad.png" for name, _ in lines)
     assert any("10 x 12" in rest for _, rest in lines)
+
+
+def test_data_info_says_the_numbers_of_named_classes_and_which_have_no_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    content = {"labels": [["0.png", 0], ["1.png", 2]], "classes": ["cat", "bird", "dog"]}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
+    for index in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / f"{index}.png")
+    assert main(["data", "pack", str(tmp_path / "data"), str(tmp_path / "packed"), "--quiet"]) == 0
+    for name in ("data", "packed"):
+        assert main(["data", "info", str(tmp_path / name)]) == 0
+        *lines, note = capsys.readouterr().out.splitlines()
+        found = [line.split(None, 1) for line in lines]
+        for line in (["classes", "2"], ["numbers", "0 (cat), 1 (dog)"], ["cat", "1"], ["dog", "1"]):
+            assert line in found
+        assert not any(first == "bird" for first, *_ in found)
+        assert note.endswith("has images of 2 of 3 classes, which alone count: 0 (cat), 1 (dog).")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -87,6 +87,24 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def class_list(names: Sequence[str], most: int = 10) -> str:
+    """The numbers of classes with their names, "0 (cat), 1 (dog)"; "0 to 9" where each is named as numbered.
+
+    Of more than `most` classes the rest are counted.
+    """
+    if all(name == str(number) for number, name in enumerate(names)):
+        return "0" if len(names) == 1 else f"0 to {len(names) - 1}"
+    shown = [f"{number} ({printable(name)})" for number, name in enumerate(names[:most])]
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*shown, *more])
+
+
+def printable(name: str) -> str:
+    """A name within a line of text: its control characters are escaped, and what is beyond 60 is cut."""
+    shown = name if name.isprintable() else repr(name)[1:-1]
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
 def can_draw(stream: TextIO | None) -> bool:
     """Whether a progress bar may be drawn on `stream`.
 

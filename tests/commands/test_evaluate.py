@@ -13,6 +13,7 @@ from PIL import Image
 import vitgan
 from vitgan import registry
 from vitgan.cli import main
+from vitgan.engine.checkpoint import load_checkpoint, write_checkpoint
 from vitgan.metrics.extractors import WEIGHTS_URL
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("own_cache", "quick_classifier")]
@@ -223,3 +224,59 @@ def test_a_run_is_measured_against_its_own_set_or_one_of_its_size(
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "checkpoints").mkdir()
     assert "no checkpoint yet" in refused(evaluate(tmp_path))
+
+
+@pytest.fixture
+def unbalanced(tiny_train: Callable[..., int], tmp_path: Path) -> Path:
+    """A run of a set of 36 images of one class and 4 of another, which scores itself."""
+    real = array(tmp_path / "unbalanced.npz", 40, labels=np.arange(40) % 10 // 9 * 3)
+    own = ("--evaluation.every", "8", "--evaluation.count", "20", "--evaluation.features", "classifier")
+    words = ("--quiet", "--data", real, "--data.labels", "True", "--images", "8", *own)
+    assert tiny_train(tmp_path / "run", *words) == 0
+    return tmp_path / "run"
+
+
+def measured(capsys: pytest.CaptureFixture[str], run: Path, *words: object) -> dict[str, Any]:
+    capsys.readouterr()
+    assert evaluate(run, "--features", "classifier", "--metrics", "fid", "--count", 20, *words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def without_classes(run: Path) -> None:
+    """As runs were written before they recorded the names of their classes and how many images each has."""
+    for place in (*(run / "checkpoints").iterdir(), *(run / "best").iterdir()):
+        tensors, description = load_checkpoint(place)
+        for name in ("class_names", "class_counts", "sha256"):
+            del description[name]
+        write_checkpoint(place, description["images"], tensors, description)
+
+
+def test_a_run_is_scored_with_its_training_sets_own_counts(
+    unbalanced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (line,) = map(json.loads, (unbalanced / "evaluations.jsonl").read_text().splitlines())
+    now = measured(capsys, unbalanced)
+    assert now["protocol"]["settings"]["labels"] == "as often as in the training set"
+    assert now["protocol"]["key"] == line["protocol"]["key"]
+    assert now["metrics"]["classifier_frechet_distance"] == line["metrics"]["classifier_frechet_distance"]
+    assert main(["export", str(unbalanced), "--out", str(tmp_path / "export"), "--quiet"]) == 0
+    assert measured(capsys, tmp_path / "export")["metrics"] == now["metrics"]
+    # An earlier run, and an export of it, count their data; without it every class is drawn alike.
+    without_classes(unbalanced)
+    assert main(["export", str(unbalanced), "--out", str(tmp_path / "old"), "--quiet"]) == 0
+    other = array(tmp_path / "other.npz", 40, labels=np.arange(40) % 2)
+    for run in (unbalanced, tmp_path / "old"):
+        assert vitgan.load(run).class_counts == ()
+        found = measured(capsys, run)
+        assert (found["protocol"], found["metrics"]) == (now["protocol"], now["metrics"])
+        words = ("--data", other)
+        assert "as often" in measured(capsys, run, *words)["protocol"]["settings"]["labels"]
+    assert not caplog.records
+    (tmp_path / "unbalanced.npz").unlink()
+    for run in (unbalanced, tmp_path / "old"):
+        caplog.clear()
+        found = measured(capsys, run, "--data", other)
+        assert found["protocol"]["settings"]["labels"] == "every class alike"
+        assert found["protocol"]["key"] != now["protocol"]["key"]
+        (said,) = (record.getMessage() for record in caplog.records)
+        assert "every class is drawn alike" in said

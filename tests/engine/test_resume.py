@@ -7,15 +7,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vitgan
 from tiny_runs import ALL_ON, Command, assert_log_is_whole, assert_same, at_step, final, images_seen
+from vitgan.data import ImageSet
 from vitgan.engine import loop as engine
 from vitgan.engine.checkpoint import TENSORS, checkpoints
+from vitgan.engine.gan import GANTask
 from vitgan.sharing import export_folder
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_curves")]
@@ -202,3 +206,85 @@ def test_a_second_process_is_refused_and_ctrl_c_from_outside_gives_130(
     assert "Stopped by SIGINT, saved" in said
     assert "Traceback" not in said
     vitgan.load(tmp_path / "run")
+
+
+def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have all classes of a source, folders by their names as text, and record no names of them."""
+    number = ImageSet._set_labels
+
+    def every_class(self: ImageSet, *arguments: Any) -> None:
+        number(self, *arguments)
+        self.number_classes(self.every_class)
+
+    monkeypatch.setattr(ImageSet, "_set_labels", every_class)
+    monkeypatch.setattr(GANTask, "facts", lambda self: {"classes": self.generator.classes})
+
+
+def gaps(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = folder / "gaps.npz"
+    np.savez(path, images=rng.integers(0, 256, (12, 8, 8), dtype=np.uint8), labels=np.arange(12) % 2 * 9)
+    return path
+
+
+def numbered_folders(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        path = folder / "folders" / ("1", "2", "10")[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    return folder / "folders"
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "before"),
+    [
+        (gaps, ("0", "9"), tuple("0123456789")),
+        (numbered_folders, ("1", "2", "10"), ("1", "10", "2")),
+    ],
+)
+def test_a_run_that_was_begun_with_other_classes_goes_on_with_them(
+    source: Callable[[Path], Path],
+    names: tuple[str, ...],
+    before: tuple[str, ...],
+    tiny_train: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = ("--data", source(tmp_path), "--data.labels", "True", "--images")
+    with monkeypatch.context() as patched:
+        as_before(patched)
+        assert tiny_train(tmp_path / "straight", *words, "16") == 0
+        assert tiny_train(tmp_path / "run", *words, "8") == 0
+    old = vitgan.load(tmp_path / "run")
+    assert (old.classes, old.class_names, old.class_counts) == (len(before), (), ())
+    caplog.clear()
+    for images in ("12", "16"):
+        assert tiny_train(tmp_path / "run", *words, images) == 0
+    assert_same(final(tmp_path / "run"), final(tmp_path / "straight"))
+    found = vitgan.load(tmp_path / "run")
+    assert found.class_names == before
+    assert {name for name, count in zip(before, found.class_counts, strict=True) if count} == set(names)
+    assert len(caplog.records) == (0 if len(names) == len(before) else 2)
+    assert all("as it was begun" in record.getMessage() for record in caplog.records)
+    assert {before[label] for label in found.labels_of(None, 100, 0).tolist()} == set(names)  # type: ignore[union-attr]
+    # A new run has the classes that there are.
+    assert tiny_train(tmp_path / "new", *words, "8") == 0
+    assert tiny_train(tmp_path / "new", *words, "12") == 0
+    new = vitgan.load(tmp_path / "new")
+    assert new.class_names == names
+    assert sum(new.class_counts) == 12
+    assert min(new.class_counts) > 0
+
+
+def test_labels_with_gaps_are_said_once_at_the_start(
+    tiny_train: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("--data", gaps(tmp_path), "--images", "4", "--data.labels")
+    assert tiny_train(tmp_path / "run", *words, "True") == 0
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.endswith("has images of 2 of 10 classes, which alone count: 0 (0), 1 (9).")
+    caplog.clear()
+    assert tiny_train(tmp_path / "plain", *words, "False") == 0
+    assert not caplog.records

@@ -49,9 +49,15 @@ def test_a_walk_does_not_depend_on_how_many_frames_are_made_at_once(monkeypatch:
 def test_classes_are_asked_for_where_there_are_some() -> None:
     generator = small(classes=3)
     assert walk(generator, [0, 1], 3, label=2).shape == (3, 1, 8, 8)
-    for label in (None, 3, -1):
-        with pytest.raises(UserError, match="draws 3 classes: give --class, from 0 on"):
+    with pytest.raises(UserError, match="draws 3 classes, 0 to 2: give --class"):
+        walk(generator, [0, 1], 3)
+    for label in (3, -1, "3", "-1", "cat"):
+        with pytest.raises(UserError, match=f"no class '?{label}'?: this generator draws 3 classes, 0 to 2"):
             walk(generator, [0, 1], 3, label=label)
+    generator.class_names = ("cat", "dog", "2")
+    assert torch.equal(walk(generator, [0, 1], 3, label="dog"), walk(generator, [0, 1], 3, label=1))
+    with pytest.raises(UserError, match=r"0 \(cat\), 1 \(dog\), 2 \(2\)\. Did you mean dog\?"):
+        walk(generator, [0, 1], 3, label="dogs")
     with pytest.raises(UserError, match="knows no classes: leave --class out"):
         walk(small(), [0, 1], 3, label=0)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import scipy.linalg
 import torch
 import torch_fidelity
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
@@ -19,7 +22,9 @@ from vitgan.commands import evaluate
 from vitgan.data import DataOptions, ImageSet
 from vitgan.metrics import Evaluator, headline
 from vitgan.metrics.classifier import ClassifierOptions
+from vitgan.metrics.evaluator import drawn_labels
 from vitgan.metrics.protocol import Cache
+from vitgan.models import Generator, from_uint8
 
 QUICK = ClassifierOptions(width=8, features=16, epochs=1, batch=24, updates=60)
 SMALL = "vitgan-small"
@@ -282,3 +287,84 @@ def test_a_singular_covariance_is_in_the_protocol(real: ImageSet) -> None:
     evaluator = quick(real)
     assert evaluator.protocol(60).settings["covariance"] == "full"
     assert evaluator.protocol(16).settings["covariance"] == "singular"
+
+
+class Perfect(Generator):
+    """Draws images of a set, each of the class that it is asked for."""
+
+    def __init__(self, images: ImageSet, labels: Tensor) -> None:
+        super().__init__(resolution=8, channels=1, classes=int(labels.max()) + 1, latent_dim=16)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        pixels = from_uint8(images.get(range(len(images))))
+        self.own = [pixels[labels == k] for k in range(self.classes)]
+        self.seen: list[int] = []
+        self.mapping = self.draw  # type: ignore[assignment]
+
+    def draw(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert labels is not None
+        self.seen += labels.tolist()
+        share = torch.special.ndtr(z[:, 0])  # uniform
+        return torch.stack(
+            [self.own[k][int(u * len(self.own[k]))] for k, u in zip(labels, share, strict=True)]
+        )
+
+    def synthesise(self, w: Tensor) -> Tensor:
+        return w
+
+
+@pytest.fixture
+def unbalanced(tmp_path: Path) -> ImageSet:
+    """Of three numbered classes one has 180 images, one 20, and one, the middle one, none."""
+    images, labels = toy(600, 0)
+    chosen = np.concatenate([np.flatnonzero(labels == 0)[:180], np.flatnonzero(labels == 2)[:20]])
+    path = tmp_path / "unbalanced.npz"
+    np.savez(path, images=images[chosen], labels=labels[chosen])
+    return DataOptions(source=str(path), resolution=8, channels=1, labels=True).build()
+
+
+@pytest.mark.parametrize("count", [200, 100, 330, 7])
+def test_a_perfect_generator_scores_near_0_on_an_unbalanced_set(unbalanced: ImageSet, count: int) -> None:
+    assert unbalanced.labels is not None
+    perfect = Perfect(unbalanced, unbalanced.labels)
+    evaluator = Evaluator(unbalanced, features=SMALL, metrics=("fid",), count=count)
+    alike = evaluator.score(perfect)
+    assert alike.protocol.settings["labels"] == "every class alike"
+    perfect.class_counts = (180, 20)
+    perfect.seen.clear()
+    found = evaluator.score(perfect)
+    assert abs(perfect.seen.count(1) - count / 10) <= 1
+    assert perfect.seen != sorted(perfect.seen)
+    assert found.protocol.settings["labels"] == "as often as in the training set"
+    assert found.protocol.key() != alike.protocol.key()
+    if count >= 100:
+        assert found.metrics["fid"] < 0.05 * alike.metrics["fid"]
+    assert "labels" not in evaluator.protocol(count).settings
+
+
+def test_the_classifiers_distance_of_a_perfect_generator_is_near_0(unbalanced: ImageSet) -> None:
+    assert unbalanced.labels is not None
+    perfect = Perfect(unbalanced, unbalanced.labels)
+    evaluator = Evaluator(unbalanced, features="classifier", metrics=("fid", "is"), classifier=QUICK)
+    alike = evaluator.score(perfect).metrics
+    perfect.class_counts = (180, 20)
+    found = evaluator.score(perfect).metrics
+    assert found["classifier_frechet_distance"] < 0.1 * alike["classifier_frechet_distance"]
+    shares = {name: value for name, value in found.items() if name.startswith("class_share")}
+    assert len(shares) == 2  # the class without images is none
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=12).filter(any),
+    st.integers(1, 3000),
+    st.integers(0, 2**63 - 1),
+)
+def test_every_class_is_scored_as_often_as_it_was_trained(counts: list[int], count: int, seed: int) -> None:
+    generator = SimpleNamespace(classes=len(counts), class_counts=tuple(counts))
+    labels, _ = drawn_labels(generator, count, seed)  # type: ignore[arg-type]
+    assert labels is not None
+    found = torch.bincount(labels, minlength=len(counts)).double()
+    wanted = torch.tensor(counts).double() * count / sum(counts)
+    assert (found - wanted).abs().max() <= 1
+    assert len(labels) == count
+    if count == sum(counts):
+        assert found.tolist() == counts

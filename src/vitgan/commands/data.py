@@ -9,12 +9,12 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vitgan.errors import UserError
-from vitgan.terminal import add_output, aligned, answer, can_draw, counted, log_from
+from vitgan.terminal import add_output, aligned, answer, can_draw, class_list, counted, log_from
 
 if TYPE_CHECKING:
     from vitgan.data.packed.reader import PackedSource
@@ -88,14 +88,31 @@ def _info(options: argparse.Namespace) -> int:
         "source": facts["source"],
         "images": f"{facts['count']:,}",
         "first image": "none" if first is None else f"{first[0]} x {first[1]} pixels",
-        "classes": f"{len(counts)}" if counts else "none",
-        **{f"  {name}": f"{count:,}" for name, count in counts.items()},
+        **_class_lines(counts),
         "unreadable": f"{len(facts['skipped'])}",
         **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
     }
     said = {"source": facts["source"], "images": facts["count"], "first_image": first}
-    answer(options, said | {"classes": counts, "unreadable": facts["skipped"]}, aligned(lines))
+    text = _with_note(options.source, counts, lines)
+    answer(options, said | {"classes": counts, "unreadable": facts["skipped"]}, text)
     return 0
+
+
+def _class_lines(counts: Mapping[str, int]) -> dict[str, str]:
+    """The classes that have images: how many there are, their numbers where they have names, their images."""
+    filled = {name: f"{count:,}" for name, count in counts.items() if count}
+    lines = {"classes": f"{len(filled)}" if filled else "none"}
+    if list(filled) != [str(number) for number in range(len(filled))]:
+        lines["numbers"] = class_list(list(filled))
+    return lines | {f"  {name}": count for name, count in filled.items()}
+
+
+def _with_note(name: str, counts: Mapping[str, int], lines: dict[str, str]) -> str:
+    """The lines as text and, below them, that some classes have no images, where that is so."""
+    from vitgan.data.dataset import class_note
+
+    note = class_note(name, counts)
+    return aligned(lines) if note is None else f"{aligned(lines)}\n{note}"
 
 
 def _first_size(source: "Source") -> tuple[int, int] | None:
@@ -107,12 +124,9 @@ def _first_size(source: "Source") -> tuple[int, int] | None:
 
 
 def _packed_info(options: argparse.Namespace, source: "PackedSource") -> int:
-    import numpy as np
+    from vitgan.data.dataset import count_classes
 
-    index, plan, counts = source.index, source.index.plan, dict[str, int]()
-    if source.labels is not None:
-        numbers = np.bincount(source.labels, minlength=len(source.classes)).tolist()
-        counts = dict(zip(source.classes, numbers, strict=True))
+    index, plan, counts = source.index, source.index.plan, count_classes(source)
     name, damaged = options.source, list(source.damaged()) if options.verify else []
     size = sum(file.bytes for _, _, file in index.shards) / 2**20
     names = ", which skipped.jsonl names" if index.skipped else ""
@@ -121,8 +135,7 @@ def _packed_info(options: argparse.Namespace, source: "PackedSource") -> int:
         "images": f"{index.count:,}",
         "each": f"{plan.resolution} x {plan.resolution} pixels, {'grey' if plan.channels == 1 else 'RGB'}",
         "files": f"{len(index.shards)}, {size:,.1f} MiB in all",
-        "classes": f"{len(counts)}" if counts else "none",
-        **{f"  {name}": f"{count:,}" for name, count in counts.items()},
+        **_class_lines(counts),
         "left out": f"{counted(index.skipped, 'image')} of the source{names}",
     }
     said: dict[str, Any] = {"source": name, "packed_from": plan.source, "images": index.count}
@@ -131,7 +144,7 @@ def _packed_info(options: argparse.Namespace, source: "PackedSource") -> int:
     if options.verify:
         said["damaged"] = damaged
         lines["verified"] = _verdict(damaged)
-    answer(options, said, aligned(lines))
+    answer(options, said, _with_note(name, counts, lines))
     if damaged:
         raise UserError(
             f"{name} has damaged files, {', '.join(damaged)}: pack it again into another folder, or copy "

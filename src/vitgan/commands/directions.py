@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=6, metavar="N", help="directions of each kind (6)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the images that move (0)")
     parser.add_argument("--reach", type=float, default=3.0, metavar="D", help="standard deviations (3)")
-    parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
+    parser.add_argument("--class", dest="label", metavar="K", help="a class, by name or number")
     parser.add_argument("--out", type=Path, metavar="DIR", help="(RUN/directions)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     add_output(parser)

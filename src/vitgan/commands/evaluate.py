@@ -1,9 +1,11 @@
 """`vitgan evaluate`: measure the images of a run or a folder against real ones."""
 
 import argparse
+import contextlib
+import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vitgan.errors import UserError
 from vitgan.io import check_writable, write_json
@@ -12,7 +14,7 @@ from vitgan.terminal import add_output, aligned, answer, counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitgan.data import ImageSet
+    from vitgan.data import DataOptions, ImageSet
     from vitgan.metrics import Evaluation
     from vitgan.models import Generator
 
@@ -136,13 +138,15 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
-    from vitgan.engine.gan import Recipe
-    from vitgan.engine.run_folder import read_generator
+    from vitgan.engine.run_folder import drawing_recipe, read_generator
     from vitgan.metrics.evaluator import shown, survey
 
     generator, description = read_generator(path)
-    data, fingerprint = Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
+    recipe, fingerprint = drawing_recipe(description), description["data"]["fingerprint"]
+    data = recipe.data
     real = replace(data, source=options.data or data.source, labels=False).build()
+    if generator.classes and not sum(generator.class_counts):
+        _count_classes(generator, description, data, real)
     if real.fingerprint == fingerprint:
         return Compared(real, None, generator)
     size = (data.resolution, data.resolution)
@@ -155,6 +159,32 @@ def _open_run(path: Path, options: argparse.Namespace) -> Compared:
             "the set that it was trained on, or --resize."
         )
     return Compared(real, _untouched(data.resolution), generator)
+
+
+def _count_classes(
+    generator: "Generator", description: "dict[str, Any]", data: "DataOptions", real: "ImageSet"
+) -> None:
+    """Tell a generator how many training images each class has, which runs did not record at first.
+
+    They are counted in `real`, or in the run's own data, whichever is the set that it was trained on; where
+    neither is, a warning says that every class is drawn alike.
+    """
+    from vitgan.engine.checkpoint import number_as_described
+
+    own = real
+    if real.fingerprint != description["data"]["fingerprint"] and real.name != data.source:
+        with contextlib.suppress(UserError, OSError):
+            own = replace(data, labels=False, memory_mib=0).build()
+    if own.fingerprint == description["data"]["fingerprint"]:
+        number_as_described(description, own)
+        counts = tuple(own.class_counts.get(name, 0) for name in own.class_names)
+        if len(counts) == generator.classes:
+            generator.class_counts = counts
+            return
+    logging.getLogger("vitgan").warning(
+        "The run does not say how often each class was in its training set, which is not here: "
+        "every class is drawn alike."
+    )
 
 
 def _open_images(options: argparse.Namespace) -> Compared:

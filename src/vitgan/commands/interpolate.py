@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 0], metavar="S", help="(0 1 2 0)")
     parser.add_argument("--frames", type=int, default=96, metavar="N", help="in all (96)")
     parser.add_argument("--fps", type=int, default=25, metavar="F", help="frames a second (25)")
-    parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
+    parser.add_argument("--class", dest="label", metavar="K", help="a class, by name or number")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help=".png, .gif or .mp4")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     add_output(parser)

@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", type=Path, help="any picture; its centre square is used")
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="of the search (300)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the latents it begins from (0)")
-    parser.add_argument("--class", type=int, dest="label", metavar="K", help="of a generator with classes")
+    parser.add_argument("--class", dest="label", metavar="K", help="a class, by name or number")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for what is found")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a CUDA GPU where there is one")
     add_output(parser)

@@ -1,15 +1,23 @@
 """`vitgan sample`: draw images from a trained run."""
 
 import argparse
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitgan.errors import UserError
-from vitgan.terminal import add_output, answer, counted
+from vitgan.terminal import add_output, answer, counted, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitgan.models import Generator
 
 SUMMARY = "draw images from a trained run"
 OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".zip")
 EXAMPLES = """examples:
   vitgan sample digits --out grid.png            the package's own, no training
+  vitgan sample mnist --class 7 --out sevens.png
   vitgan sample runs/faces --count 1000 --out samples/
   vitgan sample runs/faces --truncation 0.7 --scale 4 --out large.png
 """
@@ -42,6 +50,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".png: a grid; .npz: an array; else a folder of PNGs",
     )
+    parser.add_argument(
+        "--class",
+        dest="label",
+        metavar="K",
+        help="a class, by name or number; all: in turn (random ones)",
+    )
+    parser.add_argument("--class-folders", action="store_true", help="in a folder, one folder a class")
     parser.add_argument("--average", type=float, metavar="L", help="one of the run's ema.lengths")
     add_output(parser)
 
@@ -60,11 +75,42 @@ def run(options: argparse.Namespace) -> int:
     from vitgan.engine.grid import save_images
 
     generator = load(options.run, average=options.average)
+    labels = _labels(generator, options)
+    if options.class_folders and (labels is None or options.out.suffix.lower() in (".png", ".npz")):
+        raise UserError("--class-folders needs a generator with classes, and --out to be a folder.")
     images = generator.sample(
-        options.count, seed=options.seed, truncation=options.truncation, scale=options.scale
+        options.count,
+        seed=options.seed,
+        truncation=options.truncation,
+        scale=options.scale,
+        labels=labels,
     )
-    save_images(options.out, images)
-    names = ("run", "out", "count", "seed", "truncation", "scale")
-    facts = {name: getattr(options, name) for name in names}
-    answer(options, facts, f"Wrote {options.out}: {counted(options.count, 'image')}.")
+    names = class_folders(generator) if options.class_folders else None
+    save_images(options.out, images, labels, names)
+    facts = {name: getattr(options, name) for name in ("run", "out", "count", "seed", "truncation", "scale")}
+    said = f"Wrote {options.out}: {counted(options.count, 'image')}"
+    if options.label is not None and labels is not None and (one := labels.unique()).numel() == 1:
+        facts["class"] = int(one)
+        name = generator.class_names[int(one)] if generator.class_names else str(int(one))
+        said += f" of class {int(one)}" + (f" ({printable(name)})" if name != str(int(one)) else "")
+    answer(options, facts, f"{said}.")
     return 0
+
+
+def _labels(generator: "Generator", options: argparse.Namespace) -> "Tensor | None":
+    """The classes (N,) of the images: one, all in turn, or drawn from the seed. Raises UserError."""
+    import torch
+
+    if options.label == "all" and generator.classes and "all" not in generator.class_names:
+        trained = generator.trained_classes()
+        return trained[torch.arange(options.count) % len(trained)]
+    return generator.labels_of(options.label, options.count, options.seed)
+
+
+def class_folders(generator: "Generator") -> tuple[str, ...]:
+    """A name of a folder for each class: its own name, or numbers where one of these is no folder's name."""
+    names = generator.class_names
+    plain = all(re.fullmatch(r"\w([\w .+()-]{0,98}[\w)])?", name) for name in names)
+    if names and plain and len({name.casefold() for name in names}) == len(names):
+        return names
+    return tuple(str(number) for number in range(generator.classes))

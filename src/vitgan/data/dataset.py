@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,9 +22,10 @@ from vitgan.config import MOST_RESOLUTION, check, option
 from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, open_source
-from vitgan.data.sources.files import SUFFIXES
+from vitgan.data.sources.files import SUFFIXES, as_hashed
 from vitgan.data.sources.streams import Stream
 from vitgan.errors import UserError
+from vitgan.terminal import class_list
 
 logger = logging.getLogger("vitgan")
 
@@ -193,29 +194,74 @@ class ImageSet(abc.ABC):
     """Images of one size; len() gives their number N.
 
     Attributes
-        options: the options that it was built from. name: the source as the user gave it. labels: int64 (N,),
-        None unless `options.labels` asks for them. classes: the names of the classes, empty unless
-        `options.labels` asks for them. class_counts: the number of images of each class, whether or not the
-        labels are asked for. identity, fingerprint: hashes of its content, labels, resolution and channels,
-        the same whether or not it is in memory. skipped: the images that could not be read so far.
+        options: the options that it was built from. name: the source as the user gave it. class_names: the
+        names of the classes in the order of their numbers: of all that have images, unless `number_classes`
+        gives others. class_labels: the class of each image, int64 (N,), None where there are no labels. Both
+        are there whether or not the labels are asked for. class_counts: the number of images of each class
+        that the source names, by its name; some may have none. every_class: those names, in the order that
+        runs gave them before empty classes were left out and class folders were in natural order.
+        identity, fingerprint: hashes of its content, labels, resolution and channels, the same whether or not
+        it is in memory and however its classes are numbered. skipped: the images that could not be read so
+        far.
     """
 
     def __init__(self, options: DataOptions, source: Source) -> None:
         self.options = options
         self.name = options.source
-        self.classes = source.classes if options.labels else ()
         self.skipped: list[Skipped] = []
         self.identity = _identity(options, source)
         self._set_labels(source)
 
     def _set_labels(self, source: Source, kept: np.ndarray | None = None) -> None:
-        labels = source.labels if source.labels is None or kept is None else source.labels[kept]
+        self.class_labels: torch.Tensor | None = None
+        self.class_names: tuple[str, ...] = ()
+        self.every_class: tuple[str, ...] = ()
         self.class_counts: dict[str, int] = {}
-        if labels is not None:
-            counts = np.bincount(labels, minlength=len(source.classes)).tolist()
-            self.class_counts = dict(zip(source.classes, counts, strict=True))
-        asked_for = labels if self.options.labels else None
-        self.labels = None if asked_for is None else torch.from_numpy(asked_for.astype(np.int64, copy=False))
+        if source.labels is None:
+            return
+        labels = np.asarray(source.labels).astype(np.int64, copy=False)
+        names = _distinct(source.classes)
+        filled = np.bincount(labels, minlength=len(names)) > 0
+        order = as_hashed(np.arange(len(names)), source.classes)[0]
+        assert order is not None
+        self.every_class = tuple(names[number] for number in np.argsort(order))
+        labels = labels if kept is None else labels[kept]
+        counts = np.bincount(labels, minlength=len(names)).tolist()
+        self.class_counts = dict(zip(names, counts, strict=True))
+        self.class_names, self.class_labels = tuple(names), torch.from_numpy(labels)
+        self.number_classes([name for name, has in zip(names, filled.tolist(), strict=True) if has])
+
+    def number_classes(self, names: Sequence[str]) -> None:
+        """Number the classes in the order of `names`; those among them that the set lacks have no images.
+
+        Nothing changes where there are no labels, a name is given twice, or a class that has images is not
+        among the names.
+        """
+        numbers = {name: number for number, name in enumerate(names)}
+        lacking = any(count and name not in numbers for name, count in self.class_counts.items())
+        if self.class_labels is None or lacking or len(numbers) < len(names):
+            return
+        if self.class_names != tuple(names):
+            table = torch.tensor([numbers.get(name, -1) for name in self.class_names])
+            self.class_names, self.class_labels = tuple(names), table[self.class_labels]
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """The class of each image, int64 (N,); None unless `options.labels` asks for them."""
+        return self.class_labels if self.options.labels else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers; empty unless `options.labels` asks."""
+        return self.class_names if self.options.labels else ()
+
+    @property
+    def note(self) -> str | None:
+        """A sentence on classes of the source that have no images; None where each has some."""
+        note, total = class_note(self.name, self.class_counts), len(self.class_counts)
+        if note is None or len(self.class_names) < total:
+            return note
+        return f"{note} This run has all {total:,}, as it was begun."
 
     @property
     def fingerprint(self) -> str:
@@ -310,6 +356,25 @@ class StreamImages(LazyImages):
     """
 
 
+def count_classes(source: Source) -> dict[str, int]:
+    """The number of images of each class of a source by its name, classes without images included."""
+    if source.labels is None:
+        return {}
+    names = _distinct(source.classes)
+    return dict(zip(names, np.bincount(source.labels, minlength=len(names)).tolist(), strict=True))
+
+
+def class_note(name: str, counts: Mapping[str, int]) -> str | None:
+    """A sentence on the classes of the source `name` that have no images; None where each has some."""
+    filled = [own for own, count in counts.items() if count]
+    if len(filled) == len(counts):
+        return None
+    return (
+        f"{name} has images of {len(filled):,} of {len(counts):,} classes, which alone count: "
+        f"{class_list(filled)}."
+    )
+
+
 def describe(images: ImageSet) -> dict[str, Any]:
     """What `vitgan data info` and a run's report say of a set, ready for JSON."""
     return {
@@ -326,7 +391,21 @@ def describe(images: ImageSet) -> dict[str, Any]:
 
 def _identity(options: DataOptions, source: Source) -> Identity:
     head = [TRANSFORM_VERSION, len(source), options.resolution, options.channels]
-    return identify(head, source.labels, source.classes, source.content())
+    return identify(head, *as_hashed(source.labels, source.classes), source.content())
+
+
+def _distinct(classes: Sequence[str]) -> list[str]:
+    """The names of the classes, each once: one that is there already has its number behind it.
+
+    What is no text, as bytes of a file's name that are not UTF-8, is escaped.
+    """
+    names: dict[str, None] = {}
+    for number, name in enumerate(classes):
+        own = name.encode(errors="backslashreplace").decode()
+        while own in names:
+            own = f"{own} ({number})"
+        names[own] = None
+    return list(names)
 
 
 def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[int, Skipped]]:

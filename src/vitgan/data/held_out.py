@@ -45,10 +45,11 @@ def part(images: ImageSet, indices: Tensor) -> ImageSet:
     Where `images` is in memory, the part is a copy in memory.
     """
     chosen = copy.copy(images)
-    if images.labels is not None:
-        chosen.labels = images.labels[indices]
-        counts = torch.bincount(chosen.labels, minlength=len(images.classes)).tolist()
-        chosen.class_counts = dict(zip(images.classes, counts, strict=True))
+    if images.class_labels is not None:
+        chosen.class_labels = images.class_labels[indices]
+        counts = torch.bincount(chosen.class_labels, minlength=len(images.class_names)).tolist()
+        chosen.class_counts = dict.fromkeys(images.class_counts, 0)
+        chosen.class_counts |= dict(zip(images.class_names, counts, strict=True))
     if isinstance(chosen, MemoryImages):
         chosen.pixels = chosen.pixels[indices]
     else:
@@ -75,7 +76,9 @@ class InMemory(MemoryImages):
 
     def __init__(self, images: ImageSet) -> None:
         vars(self).update(vars(images))
-        self.pixels, self.labels = read(images)
+        self.pixels, labels = read(images)
+        if labels is not None:
+            self.class_labels = labels
 
 
 class PartOfSource:

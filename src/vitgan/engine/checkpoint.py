@@ -9,7 +9,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,36 @@ def restore(folder: Path, images: ImageSet, task: Task) -> Restored:
         rollbacks=description["rollbacks"],
         notes=notes,
     )
+
+
+def number_as_before(run: Path, images: ImageSet) -> None:
+    """Number the classes of `images` as the run in the folder `run` has them, if it has a checkpoint.
+
+    A run that was written without the names of its classes has all that the source knows. All processes must
+    call this; rank 0 reads.
+    """
+    found = None
+    with collectives.errors_shared():
+        if collectives.rank() == 0:
+            found = next(_classes_of(run), None)
+    found = collectives.broadcast(found)
+    if found is not None:
+        number_as_described(found, images)
+
+
+def number_as_described(description: dict[str, Any], images: ImageSet) -> None:
+    """Number the classes of `images` as a run has them whose description has these "classes"."""
+    names = description.get("class_names", images.every_class)
+    if len(names) == description["classes"]:
+        images.number_classes(names)
+
+
+def _classes_of(run: Path) -> Iterator[dict[str, Any]]:
+    """What the checkpoints of `run` say of its classes, the newest first."""
+    for folder in reversed(checkpoints(run)):
+        with suppress(DamagedCheckpoint, NewerCheckpoint):
+            body = load_description(folder)
+            yield {name: body[name] for name in ("classes", "class_names") if name in body}
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:

@@ -255,8 +255,13 @@ class GANTask:
         if recipe.burn_in.beta2 is not None:
             graph = False  # a graph would keep the beta2 with which it was captured
         self._train_step = GraphedStep(players, self.game, allowed=graph)
-        classes, count = self.generator.classes, options.sample_count
-        self.labels = torch.arange(count, device=device) % classes if classes else None
+        count = options.sample_count
+        self.labels = None
+        if self.generator.classes and images is not None:
+            self.generator.class_names = images.classes
+            self.generator.class_counts = tuple(images.class_counts.get(name, 0) for name in images.classes)
+            drawn = self.generator.trained_classes()
+            self.labels = drawn[torch.arange(count) % len(drawn)].to(device)
         self.latents = self.generator.latents(count, seed=options.seed).to(device)
 
     def step(
@@ -322,5 +327,9 @@ class GANTask:
         return grid(to_uint8(self.generator(self.latents, self.labels)))
 
     def facts(self) -> dict[str, Any]:
-        """The number of classes."""
-        return {"classes": self.generator.classes}
+        """The number of classes and, where there are some, their names and numbers of training images."""
+        generator, found = self.generator, {"classes": self.generator.classes}
+        if not generator.class_names:
+            return found
+        names, counts = list(generator.class_names), list(generator.class_counts)
+        return {**found, "class_names": names, "class_counts": counts}

@@ -71,11 +71,14 @@ def sample_files(run: Path) -> list[Path]:
     return sorted(named, key=lambda path: int(path.stem))
 
 
-def save_images(path: Path, images: torch.Tensor) -> None:
+def save_images(
+    path: Path, images: torch.Tensor, labels: torch.Tensor | None = None, folders: Sequence[str] | None = None
+) -> None:
     """Write images, uint8 (N, C, H, W), in the format of the suffix of `path`; missing folders are made.
 
-    `.png`: one grid. `.npz`: the array `images`, uint8 (N, H, W, C). Anything else: a folder of PNGs of the
-    images' own size, from 000000.png on; raises UserError where a file is in its place.
+    `.png`: one grid. `.npz`: the array `images`, uint8 (N, H, W, C), and `labels`, int64 (N,), where they are
+    given. Anything else: a folder of PNGs of the images' own size, from 000000.png on, those of class k in
+    its folder `folders[k]` where folders are given; raises UserError where a file is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
@@ -84,13 +87,20 @@ def save_images(path: Path, images: torch.Tensor) -> None:
     pixels = images.detach().cpu().permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
     if path.suffix.lower() == ".npz":
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, images=pixels)
+            if labels is None:
+                np.savez_compressed(file, images=pixels)
+            else:
+                np.savez_compressed(file, images=pixels, labels=labels.numpy())
         return
     if path.is_file():
         raise UserError(f"{path} is a file: name a folder, or a path that ends in .png or .npz.")
     path.mkdir(exist_ok=True)
     for index, image in enumerate(pixels):
-        save_png(path / f"{index:06}.png", _picture(image))
+        place = path
+        if folders is not None and labels is not None:
+            place = path / folders[int(labels[index])]
+            place.mkdir(exist_ok=True)
+        save_png(place / f"{index:06}.png", _picture(image))
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

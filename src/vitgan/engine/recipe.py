@@ -91,6 +91,7 @@ OPTIONAL: dict[str, Test] = {
     "rollbacks": whole_number(0, 2**31),
     "environment": every(text),
     "class_names": each(text),
+    "class_counts": each(whole_number(0)),
     "held_out": fields(images=whole_number(0), accuracy=number),
     "image_shape": each(whole_number(1)),
     "license": text,
@@ -110,8 +111,9 @@ def wrong_field(body: dict[str, Any]) -> str | None:
         for name in ("class_names", "held_out"):
             if name not in body:
                 return name
-    if "class_names" in body and len(body["class_names"]) != body["classes"]:
-        return "class_names"
+    for name in ("class_names", "class_counts"):
+        if name in body and len(body[name]) != body["classes"]:
+            return name
     return None
 
 

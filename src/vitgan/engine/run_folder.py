@@ -172,7 +172,10 @@ def build_generator(
         kept = ", ".join(f"{length:g}" for length in lengths) or "none beside the usual one"
         raise UserError(f"{run} has no average of length {average:g}; it keeps {kept} (--ema.lengths).")
     build = partial(recipe.generator.build, **_sizes(description, run))
-    return load_network(build, tensors, average_name(average), run)
+    generator = load_network(build, tensors, average_name(average), run)
+    generator.class_names = tuple(description.get("class_names", ()))
+    generator.class_counts = tuple(description.get("class_counts", ()))
+    return generator
 
 
 def build_discriminator(
@@ -185,8 +188,24 @@ def build_discriminator(
     return load_network(partial(build, **_sizes(description, run)), tensors, "discriminator", run)
 
 
+# What only training asks for, which may be parts of the user's own that are not here, or not as they were.
+OF_TRAINING = ("loss", "augment", "terms", "generator_terms", "loggers")
+
+
+def drawing_recipe(description: dict[str, Any]) -> RunRecipe:
+    """The recipe of a run with the defaults in place of the parts that its networks do without.
+
+    Raises UserError as `recipe_of` does.
+    """
+    recipe = description["recipe"]
+    if recipe.get("type") != Recipe.__name__:
+        return recipe_of(description)
+    needed = {name: value for name, value in recipe.items() if name not in OF_TRAINING}
+    return recipe_of({**description, "recipe": needed})
+
+
 def _game(description: dict[str, Any], run: str | Path) -> Recipe:
-    recipe = recipe_of(description)
+    recipe = drawing_recipe(description)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{run} holds {recipe.draws_nothing}")
     return recipe

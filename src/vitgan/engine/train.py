@@ -1,5 +1,6 @@
 """Starting a run: its device, processes and folder, and the error messages of what ends it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -14,6 +15,7 @@ from vitgan.distributed.launch import (
     process_group,
     warnings_of_rank_0,
 )
+from vitgan.engine.checkpoint import number_as_before
 from vitgan.engine.environment import keep_freed_memory
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
@@ -22,6 +24,8 @@ from vitgan.engine.recipe import RunRecipe
 from vitgan.engine.records import Diverged
 from vitgan.engine.run_folder import check, claimed, unwritable
 from vitgan.errors import UserError
+
+logger = logging.getLogger("vitgan")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -69,6 +73,9 @@ def _prepare(
         keep_freed_memory()
     with warnings_of_rank_0(), collectives.errors_shared():
         images = recipe.data.build()
+    number_as_before(folder, images)
+    if main and images.labels is not None and images.note is not None:
+        logger.warning(images.note)
     stack.enter_context(threads(recipe.training.threads))
     with collectives.errors_shared():
         task, images = recipe.begin(images, device)

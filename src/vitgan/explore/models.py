@@ -31,11 +31,14 @@ class Model:
     discriminator: Discriminator | None
     hooks_lock: Any = field(default_factory=threading.Lock)
     """Held while hooks record the discriminator's attention, or they would record other visitors' images."""
+    means: dict[int | None, Tensor] = field(default_factory=dict)
+    """What `mean_w` has computed, by class."""
 
-    @functools.cached_property
-    def mean_w(self) -> Tensor:
-        """The mean of w, (1, ...), towards which truncation pulls."""
-        return self.generator.mean_w()
+    def mean_w(self, label: int | None) -> Tensor:
+        """The mean of w, (1, ...), of a class or of all, towards which truncation pulls."""
+        if label not in self.means:
+            self.means[label] = self.generator.mean_w(label)
+        return self.means[label]
 
     @functools.cached_property
     def directions(self) -> dict[str, Direction]:
@@ -52,10 +55,10 @@ class Model:
     def latents(self, seeds: Sequence[int], label: int, truncation: float = 1.0) -> Tensor:
         """The latents w (K, ...) of the first image of each of K seeds.
 
-        They are moved towards the mean of w: `truncation` 1 leaves them as they are, 0 gives the mean.
+        They are moved towards the mean of w of the class: `truncation` 1 leaves them as they are, 0 gives it.
         """
         w = torch.cat([latent_of(self.generator, seed, self.label(label)) for seed in seeds])
-        return w if truncation == 1 else torch.lerp(self.mean_w, w, truncation)
+        return w if truncation == 1 else torch.lerp(self.mean_w(self.label(label)), w, truncation)
 
 
 class ModelCache:

@@ -101,7 +101,7 @@ def edited(w: Tensor, amounts: Mapping[str, float], directions: Mapping[str, Dir
 
 
 def write_directions(
-    generator: Generator, out: Path, *, count: int, seed: int, reach: float, label: int | None = None
+    generator: Generator, out: Path, *, count: int, seed: int, reach: float, label: int | str | None = None
 ) -> list[Path]:
     """Find `count` directions of each kind and write them to the folder `out`; returns the files written.
 
@@ -146,10 +146,13 @@ def _facts(direction: Direction) -> dict[str, object]:
 
 
 def _samples(generator: Generator) -> Tensor:
-    """The w (N, ...) of the latents of seed 0, over all classes in turn."""
+    """The w (N, ...) of the latents of seed 0, over all classes that were trained in turn."""
     device = next(generator.parameters()).device
     z = generator.latents(SAMPLES, seed=0).to(device)
-    labels = torch.arange(SAMPLES, device=device) % generator.classes if generator.classes else None
+    labels = None
+    if generator.classes:
+        own = generator.trained_classes()
+        labels = own[torch.arange(SAMPLES) % len(own)].to(device)
     return generator.mapping(z, labels).float()
 
 

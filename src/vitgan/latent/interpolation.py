@@ -20,32 +20,32 @@ from vitgan.models import Generator, to_uint8
 BATCH = 64  # frames drawn at once
 
 
-def latent_of(generator: Generator, seed: int, label: int | None = None) -> Tensor:
+def latent_of(generator: Generator, seed: int, label: int | str | None = None) -> Tensor:
     """The latent w (1, ...) of a seed: that of the image `generator.sample(1, seed=seed)`.
 
-    `label` is a class, which a class-conditional generator needs and no other takes. Raises UserError where
-    it is missing, superfluous or not one of the classes.
+    `label` is a class, by its number or name, which a class-conditional generator needs and no other takes.
+    Raises UserError where it is missing, superfluous or not one of the classes.
     """
     device = next(generator.parameters()).device
     with torch.no_grad():
         return generator.mapping(generator.latents(1, seed=seed).to(device), label_of(generator, label))
 
 
-def label_of(generator: Generator, label: int | None) -> Tensor | None:
+def label_of(generator: Generator, label: int | str | None) -> Tensor | None:
     """A class as the generator takes it: a tensor (1,) on its device, or None for one without classes.
 
     Raises UserError as `latent_of` does.
     """
-    if not generator.classes:
-        if label is not None:
-            raise UserError("This generator knows no classes: leave --class out.")
+    if label is None:
+        if generator.classes:
+            raise UserError(f"This generator draws {generator.shown_classes()}: give --class, one of them.")
         return None
-    if label is None or not 0 <= label < generator.classes:
-        raise UserError(f"This generator draws {generator.classes} classes: give --class, from 0 on.")
-    return torch.tensor([label], device=next(generator.parameters()).device)
+    return torch.tensor([generator.class_number(label)], device=next(generator.parameters()).device)
 
 
-def walk(generator: Generator, seeds: Sequence[int], frames: int, *, label: int | None = None) -> Tensor:
+def walk(
+    generator: Generator, seeds: Sequence[int], frames: int, *, label: int | str | None = None
+) -> Tensor:
     """Interpolate from the image of the first seed to that of the last, through those of the seeds between.
 
     Returns `frames` images, uint8 (N, C, R, R), all of the class `label` where there are classes. Raises

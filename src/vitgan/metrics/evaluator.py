@@ -7,16 +7,17 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vitgan.config import brief
 from vitgan.data import ImageSet, open_source
+from vitgan.data.loader import random_bits
 from vitgan.distributed import collectives
 from vitgan.errors import UserError
 from vitgan.metrics import statistics
@@ -74,21 +75,16 @@ class RealImages:
 
     def classes(self) -> tuple[str, ...]:
         """Names of the source's classes. Raises UserError where it has none."""
-        if not self.images.class_counts:
+        if self.images.class_labels is None:
             raise UserError(
                 f"--features classifier needs labels, and {self.images.name} has none: sort its images into "
                 "one sub-folder a class, add a dataset.json, or use --features inception."
             )
-        return tuple(self.images.class_counts)
+        return self.images.class_names
 
     def labels(self) -> Tensor:
         """The source's labels int64 (N,), whether or not the set was opened with them."""
-        labels = self.images.labels
-        if labels is None and self.images.skipped:  # which images were left out, only a new set tells
-            labels = replace(self.images.options, labels=True).build().labels
-        elif labels is None:
-            found = open_source(self.images.name).labels
-            labels = None if found is None else torch.from_numpy(found)
+        labels = self.images.class_labels
         assert labels is not None, "classes() has been asked"
         return labels[self.indices]
 
@@ -131,6 +127,25 @@ def survey(source: str) -> Survey:
     if not sizes:
         raise UserError(f"{source} has no readable image: pass images that open in a viewer.")
     return Survey(tuple(sizes)[:2], grey)
+
+
+AS_TRAINED, ALIKE = "as often as in the training set", "every class alike"
+LABELS_STREAM = 1  # beside the seed, so that the order of labels has nothing to do with the latents
+
+
+def drawn_labels(generator: Generator, count: int, seed: int) -> tuple[Tensor | None, str]:
+    """The labels int64 (count,) of images of a generator with classes, and what the protocol says of them.
+
+    The classes come in the proportions of the training set, each as often as there to within one image, in an
+    order that the seed draws. Where the generator does not know these, each is drawn with one probability.
+    """
+    if not sum(generator.class_counts):
+        return generator.labels_of(None, count, seed), ALIKE
+    ends = np.cumsum(generator.class_counts)
+    places = (2 * np.arange(count) + 1) * int(ends[-1]) // (2 * count)  # among the training images, sorted
+    labels = np.searchsorted(ends, places, side="right")
+    order = np.argsort(random_bits(count, seed, LABELS_STREAM), kind="stable")
+    return torch.from_numpy(labels[order]), AS_TRAINED
 
 
 def shown(size: tuple[int, int]) -> str:
@@ -180,18 +195,27 @@ class Evaluator:
     def score(self, generator: Generator, count: int | None = None) -> Evaluation:
         """The evaluation of `count` images, by default `self.count`, that the generator draws from the seed.
 
-        Processes of one run share the work.
+        Its classes are drawn as `drawn_labels` says. Processes of one run share the work.
         """
         count = self.count if count is None else count
-        images = generator.sample(count, seed=self.seed, part=collectives.shard(count))
-        return self._score(images, count)
+        part = collectives.shard(count)
+        asked: dict[str, Any] = {}
+        rule = None
+        if getattr(generator, "classes", 0):  # one that is not this package's may lack it
+            labels, rule = drawn_labels(generator, count, self.seed)
+            asked = {"labels": labels}
+        images = generator.sample(count, seed=self.seed, part=part, **asked)
+        return self._score(images, count, rule)
 
     def score_images(self, images: Tensor) -> Evaluation:
         """The evaluation of generated images, uint8 (M, C, R, R)."""
         return self._score(images, len(images))
 
-    def _score(self, images: Tensor, count: int) -> Evaluation:
-        """The evaluation of `count` images, of which `images` are this process's part."""
+    def _score(self, images: Tensor, count: int, labels: str | None = None) -> Evaluation:
+        """The evaluation of `count` images, of which `images` are this process's part.
+
+        `labels` is what the protocol says of how their classes were drawn.
+        """
         shape = (self._channels, self._resolution, self._resolution)
         if images.shape[1:] != shape:
             raise UserError(
@@ -205,12 +229,15 @@ class Evaluator:
         found = self._extract(batches, len(images), layers, "generated")
         if len(images) < count:
             found = {layer: collectives.all_gather_rows(features) for layer, features in found.items()}
-            return Evaluation(self.protocol(count), self._told_numbers(found))
-        return Evaluation(self.protocol(count), self._numbers(self._with_moments(found)))
+            return Evaluation(self.protocol(count, labels), self._told_numbers(found))
+        return Evaluation(self.protocol(count, labels), self._numbers(self._with_moments(found)))
 
-    def protocol(self, fakes: int) -> Protocol:
-        """The protocol of a measurement on so many generated images."""
-        facts: dict[str, Any] = {}
+    def protocol(self, fakes: int, labels: str | None = None) -> Protocol:
+        """The protocol of a measurement on so many generated images.
+
+        `labels` says how their classes were drawn; None where there are none.
+        """
+        facts: dict[str, Any] = {} if labels is None else {"labels": labels}
         for name, part in {**build_metrics(METRICS), **self.parts}.items():
             facts |= statistics.settings(name, part, len(self.real), fakes)
         facts |= self.extractor.facts

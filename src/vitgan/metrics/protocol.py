@@ -54,7 +54,8 @@ class Protocol:
     seed: int
     """Seed of the latents, and of the choice where only a part of the images is taken."""
     settings: dict[str, Any]
-    """Options of the metrics, and facts of the classifier where it is used."""
+    """Options of the metrics, facts of the classifier where it is used, and of a generator with classes how
+    often each was drawn ("labels")."""
     torch_fidelity: str
     """Version of torch-fidelity, which computes the metrics."""
 

@@ -5,21 +5,27 @@ Shapes: N images, B batch, C channels, R resolution, Z latent size, E size of a 
 
 import abc
 import math
+import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitgan.config import brief
-from vitgan.errors import UserError
+from vitgan.errors import UserError, did_you_mean
 from vitgan.nn import LabelProjection, Linear, SpectralNorm
 from vitgan.nn.norm import Normalisation
+from vitgan.terminal import class_list
+
+MEAN_OF_ALL, MEAN_OF_CLASS = 4096, 1024  # latents of which a mean of w is taken
+Labels = Tensor | Sequence[int | str] | int | str
 
 
 class Generator(nn.Module, abc.ABC):
@@ -35,6 +41,10 @@ class Generator(nn.Module, abc.ABC):
     """Keep no activations within the blocks; the backward pass computes them again."""
     mapping: nn.Module
     """z (B, Z), labels (B,) or None -> w (B, ...), the latent that truncation pulls toward its mean."""
+    class_names: tuple[str, ...] = ()
+    """The names of the classes in the order of their numbers; empty where they are not known."""
+    class_counts: tuple[int, ...] = ()
+    """The number of training images of each class; empty where it is not known."""
 
     def __init__(self, *, resolution: int, channels: int, classes: int, latent_dim: int) -> None:
         super().__init__()
@@ -63,6 +73,12 @@ class Generator(nn.Module, abc.ABC):
         )
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z (B, Z), labels (B,) or None -> images (B, C, R, R).
+
+        In eval mode on a CPU, raises UserError for labels that are missing or beyond the classes.
+        """
+        if not self.training and z.device.type == "cpu" and not _traced():
+            self._check_labels(labels)
         return self.synthesise(self.mapping(z, labels))
 
     def training_images(self, z: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:  # noqa: ARG002
@@ -77,8 +93,80 @@ class Generator(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def latents(self, count: int, *, seed: int) -> Tensor:
-        """`count` latents z ~ N(0, I), (count, Z), a function of the seed alone."""
-        return torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
+        """`count` latents z ~ N(0, I), (count, Z), a function of the seed alone: more begin with the same."""
+        numbers = count * self.latent_dim
+        rng = torch.Generator().manual_seed(seed)
+        # torch draws blocks of 16, and a last one that is not full otherwise.
+        drawn = torch.randn(-(-numbers // 16) * 16, generator=rng)
+        return drawn[:numbers].view(count, self.latent_dim)
+
+    def class_number(self, label: int | str) -> int:
+        """The number of a class that is given by its name or its number; a name comes before a number.
+
+        Raises UserError where there is no such class, or the generator knows none.
+        """
+        if not self.classes:
+            raise UserError("This generator knows no classes: leave --class out (labels, in Python).")
+        if isinstance(label, str):
+            label = label.encode(errors="backslashreplace").decode()  # as names that are not UTF-8 are kept
+        if label in self.class_names:
+            return self.class_names.index(label)
+        if isinstance(label, str):
+            number = int(label) if re.fullmatch("[0-9]{1,18}", label) else -1
+        else:
+            number = operator.index(label)
+        if not 0 <= number < self.classes:
+            guess = did_you_mean(label, self.class_names) if isinstance(label, str) else ""
+            raise UserError(
+                f"There is no class {brief(label)}: this generator draws {self.shown_classes()}.{guess}"
+            )
+        return number
+
+    def shown_classes(self) -> str:
+        """The classes in words, "2 classes, 0 (cat), 1 (dog)"."""
+        names = self.class_names or [str(number) for number in range(self.classes)]
+        return f"{self.classes:,} class{'es' * (self.classes != 1)}, {class_list(names)}"
+
+    def trained_classes(self) -> Tensor:
+        """The numbers of the classes, (K,), without those that had no training images."""
+        trained = torch.tensor(self.class_counts).nonzero().flatten()
+        return trained if len(trained) else torch.arange(self.classes)
+
+    def labels_of(self, labels: Labels | None, count: int, seed: int) -> Tensor | None:
+        """The labels int64 (count,) of the images that `sample` draws, on the CPU; None without classes.
+
+        `labels` are as `sample` takes them; None draws from the seed, every class that was trained with the
+        same probability. Raises UserError for a class that does not exist, or another number of labels.
+        """
+        if labels is None:
+            if not self.classes:
+                return None
+            trained, rng = self.trained_classes(), torch.Generator().manual_seed(seed)
+            return trained[torch.randint(len(trained), (count,), generator=rng)]
+        if isinstance(labels, int | str):
+            return torch.full((count,), self.class_number(labels))
+        if not hasattr(labels, "shape"):  # a sequence, not a tensor or an array
+            numbers = [self.class_number(label) for label in cast("Sequence[int | str]", labels)]
+            labels = torch.tensor(numbers, dtype=torch.int64)
+        found = torch.as_tensor(labels).cpu()
+        whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+        if not whole or found.shape not in ((), (count,)):
+            raise UserError(
+                f"labels are {found.dtype} {tuple(found.shape)}: give {count} whole numbers, one an image."
+            )
+        found = found.to(torch.int64).expand(count)
+        self._check_labels(found)
+        return found
+
+    def _check_labels(self, labels: Tensor | None) -> None:
+        """Raise UserError where labels (B,) are missing, superfluous or beyond the classes."""
+        if labels is None:
+            if self.classes:
+                raise UserError(f"This generator draws {self.shown_classes()}: give labels, one an image.")
+            return
+        wrong = labels[(labels < 0) | (labels >= self.classes)]
+        if wrong.numel() or not self.classes:
+            self.class_number(int(wrong[0]) if wrong.numel() else 0)
 
     @torch.no_grad()
     def sample(
@@ -87,7 +175,7 @@ class Generator(nn.Module, abc.ABC):
         *,
         seed: int = 0,
         truncation: float = 1.0,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         batch: int = 256,
         dtype: torch.dtype = torch.float32,
         part: slice = slice(None),
@@ -96,34 +184,58 @@ class Generator(nn.Module, abc.ABC):
         """`count` images, uint8 (count, C, R, R) on the CPU, computed in batches on the weights' device.
 
         `dtype` is that of the activations: bfloat16 is about twice as fast where the hardware computes in it.
-        truncation T pulls w toward its mean, w_mean + T (w - w_mean). A class-conditional generator takes
-        labels (count,), or draws them from the seed. `part` selects which of the images are computed and
-        returned. `scale` K renders an implicit output at K times the resolution, (count, C, K R, K R), in
+        Image i of a seed is the same for every `count`. truncation T pulls w toward its mean, that of its
+        class where there are classes: w_mean + T (w - w_mean). A class-conditional generator takes `labels`,
+        one class for all or `count` of them, each a number or a name of `class_names`, or draws them from the
+        seed; raises UserError where there is no such class. `part` selects which of the images are computed
+        and returned. `scale` K renders an implicit output at K times the resolution, (count, C, K R, K R), in
         batches smaller by K^2; raises UserError where the output is not implicit.
         """
         device = next(self.parameters()).device
-        z = self.latents(count, seed=seed)
-        if self.classes and labels is None:
-            labels = torch.randint(self.classes, (count,), generator=torch.Generator().manual_seed(seed))
-        z, labels = z[part], None if labels is None else labels[part]
+        z, chosen = self.latents(count, seed=seed), self.labels_of(labels, count, seed)
+        z, chosen = z[part], None if chosen is None else chosen[part]
         side, batch = scale * self.resolution, max(1, batch // scale**2)
         images = torch.empty(len(z), self.channels, side, side, dtype=torch.uint8)
-        mean = self.mean_w() if truncation != 1 else None
+        means = self.means_w(chosen) if truncation != 1 else None
         for start in range(0, len(z), batch):
             now = slice(start, start + batch)
-            own_labels = None if labels is None else labels[now].to(device)
+            own_labels = None if chosen is None else chosen[now].to(device)
             w = self.mapping(z[now].to(device, dtype), own_labels)
-            if mean is not None:
-                w = torch.lerp(mean.to(dtype), w, truncation)
+            if means is not None:
+                w = torch.lerp(means(now).to(dtype), w, truncation)
             images[now] = to_uint8(self.render(w, scale)).cpu()
         return images
 
     @torch.no_grad()
-    def mean_w(self, count: int = 4096) -> Tensor:
-        """The mean of w, (1, ...), over `count` latents of seed 0 with labels that go through the classes."""
-        z = self.latents(count, seed=0).to(next(self.parameters()).device)
-        labels = torch.arange(count, device=z.device) % self.classes if self.classes else None
+    def mean_w(self, label: int | None = None) -> Tensor:
+        """The mean of w, (1, ...), over latents of seed 0: 1,024 of the class `label`, or 4,096.
+
+        Without a label the latents go through the classes that were trained.
+        """
+        device = next(self.parameters()).device
+        z = self.latents(MEAN_OF_ALL if label is None else MEAN_OF_CLASS, seed=0).to(device)
+        labels = None
+        if self.classes:
+            own = self.trained_classes() if label is None else torch.tensor([label])
+            labels = own[torch.arange(len(z)) % len(own)].to(device)
         return self.mapping(z, labels).mean(0, keepdim=True)
+
+    def means_w(self, labels: Tensor | None) -> Callable[[slice], Tensor]:
+        """A function of a slice of the labels (N,): the mean of w for each, (n, ...), that of its class.
+
+        Without labels it gives the mean of all, (1, ...).
+        """
+        if labels is None:
+            mean = self.mean_w()
+            return lambda _: mean
+        own, places = labels.unique(return_inverse=True)
+        means = torch.cat([self.mean_w(label) for label in own.tolist()]) if len(own) else self.mean_w()
+        return lambda part: means[places[part].to(means.device)]
+
+
+def _traced() -> bool:
+    """Whether torch follows the computation to compile or export it, and cannot branch on numbers."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def to_uint8(images: Tensor) -> Tensor:

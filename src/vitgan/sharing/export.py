@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, recipe_of, write_exported
+from vitgan.engine.checkpoint import CARD, CONFIG, WEIGHTS, write_exported
 from vitgan.engine.gan import Recipe
 from vitgan.engine.grid import grid, save_png
 from vitgan.engine.recipe import OPTIONAL
 from vitgan.engine.records import EVALUATIONS
-from vitgan.engine.run_folder import build_generator, read_run
+from vitgan.engine.run_folder import build_generator, drawing_recipe, read_run
 from vitgan.errors import UserError
 from vitgan.io import read_json, replacing
 from vitgan.models import Generator
 from vitgan.sharing.hub import find, hub_library, is_id, quiet_bars, reason_of
-from vitgan.terminal import markdown_table
+from vitgan.terminal import class_list, markdown_table
 
 CREDITS = {  # sentences about whose the images are, by source
     "digits": (
@@ -37,6 +37,7 @@ CREDITS = {  # sentences about whose the images are, by source
         "The images are CelebA (Z. Liu et al., arXiv 1411.7766), which is for non-commercial research alone."
     ),
 }
+MOST_NAMED = 100  # classes whose names are in the card
 PROTOCOL = ("features", "real", "reals", "fakes", "resize", "torch_fidelity", "key")
 
 
@@ -69,7 +70,9 @@ def model_card(
 
 def _load(generator: Generator, place: str) -> str:
     labels = f", labels=torch.arange(16) % {generator.classes}" if generator.classes else ""
-    first = "import torch\nimport vitgan" if generator.classes else "import vitgan"
+    if generator.class_counts and 0 in generator.class_counts:
+        labels = f", labels={generator.trained_classes()[0].item()}"
+    first = "import torch\nimport vitgan" if "torch." in labels else "import vitgan"
     code = f'{first}\n\ngenerator = vitgan.load("{place}")\nimages = generator.sample(16, seed=1{labels})'
     return f"```python\n{code}  # uint8 (16, {generator.channels}, H, W)\n```"
 
@@ -86,9 +89,17 @@ def _training(recipe: Recipe, description: dict[str, Any], generator: Generator)
         "time": f"{description['seconds'] / 60:.1f} minutes on {hardware}",
         "weights": f"{weights:,}, the moving average",
         "latent": f"{generator.latent_dim} normal numbers",
-        "classes": str(generator.classes) if generator.classes else "none",
+        "classes": _classes(generator),
         "vitgan, torch": f"{where.get('vitgan', '?')}, {where.get('torch', '?')}",
     }
+
+
+def _classes(generator: Generator) -> str:
+    """How many classes there are, their numbers and their names, in which Markdown sees only text."""
+    names = generator.class_names
+    if not names:
+        return str(generator.classes) if generator.classes else "none"
+    return f"{len(names):,}: " + re.sub(r"([\\`*_{}\[\]<>#!~$&])", r"\\\1", class_list(names, MOST_NAMED))
 
 
 def _measured(evaluation: dict[str, Any] | None) -> str:
@@ -159,7 +170,7 @@ def export_folder(
     out.mkdir(parents=True, exist_ok=True)
     write_exported(out, {f"average.{name}": tensor for name, tensor in weights.items()}, description)
     save_png(out / SAMPLES, grid(generator.sample(COUNT, seed=0)))
-    recipe = recipe_of(description)
+    recipe = drawing_recipe(description)
     assert isinstance(recipe, Recipe), "only a game has a generator"
     text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
     with replacing(out / CARD) as temporary:

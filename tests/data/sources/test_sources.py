@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from vitgan.config import from_dict, to_dict
 from vitgan.data import DataOptions, batches, describe
 from vitgan.data import sources as sources_module
-from vitgan.data.dataset import LazyImages, MemoryImages
+from vitgan.data.dataset import TRANSFORM_VERSION, LazyImages, MemoryImages, identify
 from vitgan.data.sources import open_source
 from vitgan.data.sources.arrays import ArraySource
 
@@ -111,7 +113,8 @@ def test_dataset_json_gives_labels(kind: str, tmp_path: Path) -> None:
     files = {"1.png": png(1), "x/2.png": png(2), "dataset.json": json.dumps(content).encode()}
     images = options(write(kind, tmp_path, files), labels=True).build()
     assert images.labels is not None
-    assert images.labels.tolist() == [2, 0]
+    assert images.labels.tolist() == [1, 0]
+    assert images.classes == ("a", "c")
     assert images.class_counts == {"a": 1, "b": 0, "c": 1}
 
 
@@ -153,9 +156,77 @@ def test_an_npz_has_labels_and_may_hold_floats(key: str, tmp_path: Path) -> None
     np.savez(tmp_path / "set.npz", **{"images": array, key: np.array([0, 2], dtype=np.uint8)})
     images = options(str(tmp_path / "set.npz"), channels=1, labels=True).build()
     assert images.get([1])[0, 0, -1, -1] == 255
-    assert images.classes == ("0", "1", "2")
+    assert images.classes == ("0", "2")
     assert images.labels is not None
-    assert images.labels.tolist() == [0, 2]
+    assert images.labels.tolist() == [0, 1]
+    assert images.note is not None
+    assert images.note.endswith("has images of 2 of 3 classes, which alone count: 0 (0), 1 (2).")
+
+
+def folders(*names: str) -> dict[str, bytes]:
+    return {f"{name}/1.png": png(number) for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1", "2", "10"),
+        ("0", "1", "2", "9", "10", "11", "100"),
+        ("class 2", "class 10", "class 10b", "dog"),
+        ("01", "1", "2"),
+        ("a", "b2", "b10c3", "b10c20"),
+        ("cat", "dog"),
+        ("2", "9" * 90, "1" + "0" * 90),
+    ],
+)
+def test_class_folders_are_in_natural_order(kind: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    source = write(kind, tmp_path, folders(*reversed(names)))
+    images = options(source, labels=True).build()
+    assert images.classes == names
+    opened = open_source(source)
+    assert images.labels is not None
+    by_folder = [opened.item(number).split("/")[0] for number in range(len(opened))]
+    assert [names[label] for label in images.labels.tolist()] == by_folder
+    # Runs that were begun before numbered the folders by their names as text.
+    assert images.every_class == tuple(sorted(names))
+    images.number_classes(images.every_class)
+    assert [images.classes[label] for label in images.labels.tolist()] == by_folder
+
+
+def test_the_order_of_class_folders_leaves_the_fingerprint_as_it_was(tmp_path: Path) -> None:
+    """A run's data and a packed folder are known by these hashes of the folders 1, 10 and 2, text by text."""
+    source = write_folder(tmp_path, folders("1", "2", "10"))
+    images = options(source, labels=True).build()
+    opened = open_source(source)
+    assert opened.labels is not None
+    assert opened.labels.tolist() == [0, 2, 1]  # of 1/1.png, 10/1.png, 2/1.png
+    head = [TRANSFORM_VERSION, 3, images.options.resolution, images.options.channels]
+    as_text = identify(head, np.arange(3), ("1", "10", "2"), opened.content())
+    assert images.identity == as_text
+
+
+def test_a_class_that_is_named_twice_keeps_its_number_behind_its_name(tmp_path: Path) -> None:
+    content = {"labels": [["1.png", 0], ["2.png", 1], ["3.png", 2]], "classes": ["a", "a", "b"]}
+    files = {f"{n}.png": png(n) for n in (1, 2, 3)} | {"dataset.json": json.dumps(content).encode()}
+    images = options(write_folder(tmp_path, files), labels=True).build()
+    assert images.classes == ("a", "a (1)", "b")
+    assert images.class_counts == {"a": 1, "a (1)": 1, "b": 1}
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.booleans())
+def test_labels_with_gaps_become_classes_without(labels: list[int], named: bool) -> None:
+    """Whatever the gaps, every image keeps the name of its class, and no class is empty."""
+    names = tuple(f"c{n}" for n in range(45)) if named else ()
+    source = ArraySource("x", np.zeros((len(labels), 8, 8), np.uint8), np.array(labels), names)
+    images = MemoryImages(options("x", labels=True), source)
+    assert images.labels is not None
+    assert [images.classes[label] for label in images.labels.tolist()] == [source.classes[n] for n in labels]
+    assert set(images.labels.tolist()) == set(range(len(images.classes)))
+    assert (images.note is None) == (len(images.classes) == len(source.classes))
+    images.number_classes(images.every_class)  # as runs that were begun before have them
+    assert images.labels.tolist() == labels
+    assert images.classes == source.classes
 
 
 def test_mnist_is_read_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

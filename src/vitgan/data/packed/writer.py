@@ -32,6 +32,7 @@ from vitgan.data.packed.shards import (
     whole_shards,
 )
 from vitgan.data.sources import Source
+from vitgan.data.sources.files import as_hashed
 from vitgan.errors import UserError
 from vitgan.io import try_lock
 
@@ -49,9 +50,10 @@ def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_
         raise UserError(f"--resolution is {resolution:,}, but must be at most {MAX_SIDE:,}.")
     if len(source) > MAX_SHARDS * shard_images:
         raise UserError(f"{name} would need more than {MAX_SHARDS:,} files: give a larger --shard-mib.")
-    digest = hashlib.sha256(json.dumps([len(source), list(source.classes)]).encode())
-    if source.labels is not None:
-        digest.update(source.labels.astype("<i8").tobytes())
+    labels, classes = as_hashed(source.labels, source.classes)
+    digest = hashlib.sha256(json.dumps([len(source), list(classes)]).encode())
+    if labels is not None:
+        digest.update(labels.astype("<i8").tobytes())
     for part in source.content():
         digest.update(part)
     return Plan(

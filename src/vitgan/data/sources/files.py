@@ -1,6 +1,8 @@
 """A folder or a zip of images, and the labels that it carries."""
 
+import itertools
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -25,6 +27,31 @@ LABEL_FILE = "dataset.json"
 MOST_FILES_READ, MOST_BYTES_READ = 20_000, 2**30
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
+
+
+class FolderNames(tuple[str, ...]):
+    """The names of classes that are folders, in natural order, where 2 comes before 10."""
+
+    __slots__ = ()
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """The key of a name by which a sort puts numbers within names in the order of their values."""
+    parts = re.split("([0-9]+)", name)  # text and digits in turn
+    digits = ((len(part.lstrip("0")), part.lstrip("0")) for part in parts[1::2])
+    return (*itertools.chain.from_iterable(zip(parts[::2], [*digits, ()], strict=True)), name)
+
+
+def as_hashed(labels: np.ndarray | None, classes: tuple[str, ...]) -> Labels:
+    """Labels int64 (N,) and classes as the hashes of a set cover them.
+
+    Class folders count in the order of their names as text, in which they were numbered before they were in
+    natural order: so a set keeps its hashes, and runs go on with it.
+    """
+    if labels is None or not isinstance(classes, FolderNames):
+        return labels, classes
+    order = sorted(range(len(classes)), key=classes.__getitem__)
+    return np.argsort(order)[labels], tuple(classes[number] for number in order)
 
 
 class FolderSource:
@@ -208,13 +235,16 @@ def _checked_entry(where: str, entry: Any, positions: dict[str, int], classes: i
 
 
 def _from_folders(names: list[str]) -> Labels:
-    """The sub-folders as classes; no labels where an image lies elsewhere, or there is one folder only."""
+    """The sub-folders as classes, in natural order.
+
+    There are no labels where an image lies elsewhere, or there is one folder only.
+    """
     parts = [name.split("/") for name in names]
-    classes = sorted({part[0] for part in parts})
+    classes = FolderNames(sorted({part[0] for part in parts}, key=natural))
     if any(len(part) != 2 for part in parts) or len(classes) < 2:
         return None, ()
     index = {name: number for number, name in enumerate(classes)}
-    return np.array([index[part[0]] for part in parts], dtype=np.int64), tuple(classes)
+    return np.array([index[part[0]] for part in parts], dtype=np.int64), classes
 
 
 def _walk(root: Path) -> Iterator[str]:
