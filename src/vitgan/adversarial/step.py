@@ -409,7 +409,7 @@ def _update(optimiser: torch.optim.Optimizer, name: str, share: float) -> Tensor
 def clipped_norm(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> Tensor:
     """The norm of the gradients, a scalar, which are then scaled down where the optimiser clips them."""
     given = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in given])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
     most = optimiser.param_groups[0].get("clip_norm")
     if most is not None:
         torch.nn.utils.clip_grads_with_norm_(given, most, norm)

@@ -22,6 +22,7 @@ from vitgan.data import Batch, ImageSet, batches
 from vitgan.distributed import collectives
 from vitgan.engine.checkpoint import data_facts, prune, restore, save_checkpoint
 from vitgan.engine.environment import environment
+from vitgan.engine.gan import GANTask
 from vitgan.engine.recipe import RunRecipe
 from vitgan.engine.records import Diverged, Records, StepMetrics, Watch, passed, sample_spacing, spacing
 from vitgan.engine.run_folder import read_run
@@ -137,6 +138,7 @@ class Run:
 
                 tensors = read_run(find(start.source))[0]
         with collectives.errors_shared():
+            assert isinstance(self.task, GANTask)
             return self.task.start_from(collectives.broadcast_tensors(tensors), start.source)
 
     def train(self, interrupt: Interrupt) -> Outcome:

@@ -120,7 +120,7 @@ def _band(axes: Axes, trials: list[list[tuple[float, float]]], label: str, colou
         [x for points in trials for x, _ in points if start <= x <= end]
         or [points[-1][0] for points in trials]
     )
-    values = np.array([np.interp(x, *zip(*points, strict=True)) for points in trials])
+    values = np.array([np.interp(x, *np.array(points).T) for points in trials])
     axes.plot(x, values.mean(0), color=colour, marker=".", linewidth=1.3, label=label)
     axes.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 
