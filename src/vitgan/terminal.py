@@ -54,6 +54,14 @@ def _strict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def printable(text: str) -> str:
+    """`text` as UTF-8 can hold it: of a file's name that is not UTF-8 the bytes stand as escapes.
+
+    Python reads such a byte, 0xE9 for instance, as half of a surrogate pair, which becomes "\\udce9".
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def aligned(lines: Mapping[str, object]) -> str:
     """A line for each name, with its value behind it; the values stand one below the other."""
     return text_table([(name, str(value)) for name, value in lines.items()])

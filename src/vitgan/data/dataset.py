@@ -25,6 +25,7 @@ from vitgan.data.sources import Source, open_source
 from vitgan.data.sources.files import SUFFIXES
 from vitgan.data.sources.streams import Stream
 from vitgan.errors import UserError
+from vitgan.terminal import printable
 
 logger = logging.getLogger("vitgan")
 
@@ -203,7 +204,7 @@ class ImageSet(abc.ABC):
     def __init__(self, options: DataOptions, source: Source) -> None:
         self.options = options
         self.name = options.source
-        self.classes = source.classes if options.labels else ()
+        self.classes = _shown(source.classes) if options.labels else ()
         self.skipped: list[Skipped] = []
         self.identity = _identity(options, source)
         self._set_labels(source)
@@ -213,7 +214,7 @@ class ImageSet(abc.ABC):
         self.class_counts: dict[str, int] = {}
         if labels is not None:
             counts = np.bincount(labels, minlength=len(source.classes)).tolist()
-            self.class_counts = dict(zip(source.classes, counts, strict=True))
+            self.class_counts = dict(zip(_shown(source.classes), counts, strict=True))
         asked_for = labels if self.options.labels else None
         self.labels = None if asked_for is None else torch.from_numpy(asked_for.astype(np.int64, copy=False))
 
@@ -322,6 +323,11 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "skipped": [{"name": item.name, "reason": item.reason} for item in images.skipped],
         "fingerprint": images.fingerprint,
     }
+
+
+def _shown(classes: Iterable[str]) -> tuple[str, ...]:
+    """The names of classes as they are printed and recorded: those of folders may not be UTF-8."""
+    return tuple(printable(name) for name in classes)
 
 
 def _identity(options: DataOptions, source: Source) -> Identity:

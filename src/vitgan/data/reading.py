@@ -16,6 +16,7 @@ from vitgan.data.packed.reader import PackedSource
 from vitgan.data.retry import Unreachable
 from vitgan.data.sources import Source
 from vitgan.data.transforms import reason, to_pixels
+from vitgan.terminal import printable
 
 
 class Form(Protocol):
@@ -98,7 +99,7 @@ def read_image(source: Source, index: int, form: Form) -> np.ndarray | Skipped:
     except Unreachable:
         raise
     except Exception as error:  # decoders raise almost anything on damaged data
-        return Skipped(source.item(index), reason(error))
+        return Skipped(printable(source.item(index)), reason(error))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from vitgan.data import ImageSet
@@ -26,6 +26,7 @@ from vitgan.engine.recipe import FORMAT, MOST_FORMAT, RunRecipe, read_recipe, wh
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
 from vitgan.io import BrokenSeal, read_sealed, replacing, sealed, sha256_of
+from vitgan.terminal import printable
 
 TENSORS, DESCRIPTION = "tensors.safetensors", "checkpoint.json"
 
@@ -80,7 +81,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise DamagedCheckpoint(f"{TENSORS} is missing")
         if sha256_of(folder / TENSORS) != body["sha256"]:
             raise DamagedCheckpoint(f"{TENSORS} does not match its checksum")
-        return load_file(folder / TENSORS), body
+        return _read_tensors(folder / TENSORS), body
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         # KeyError and AttributeError: a sound header may name a dtype that this version of torch lacks.
         raise DamagedCheckpoint(f"{TENSORS} cannot be read ({_clause(error)})") from error
@@ -189,6 +190,11 @@ def prune(run: Path, keep: int, *, newest: int, for_good: Callable[[int], bool] 
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; safetensors itself opens none whose path is not UTF-8."""
+    return load_file(path) if printable(str(path)) == str(path) else load(path.read_bytes())
+
+
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file(tensors, path)
@@ -255,7 +261,7 @@ def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if sha256_of(folder / WEIGHTS) != body["sha256"]:
             raise DamagedCheckpoint(f"{WEIGHTS} does not match its checksum")
-        tensors = load_file(folder / WEIGHTS)
+        tensors = _read_tensors(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise DamagedCheckpoint(f"{WEIGHTS} cannot be read") from error
     whole = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}

@@ -16,7 +16,7 @@ from vitgan.engine.recipe import OPTIONAL
 from vitgan.engine.records import EVALUATIONS
 from vitgan.engine.run_folder import build_generator, read_run
 from vitgan.errors import UserError
-from vitgan.io import read_json, replacing
+from vitgan.io import read_json, write_text
 from vitgan.models import Generator
 from vitgan.sharing.hub import find, hub_library, is_id, quiet_bars, reason_of
 from vitgan.terminal import markdown_table
@@ -162,8 +162,7 @@ def export_folder(
     recipe = recipe_of(description)
     assert isinstance(recipe, Recipe), "only a game has a generator"
     text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
-    with replacing(out / CARD) as temporary:
-        temporary.write_text(text, "utf-8")
+    write_text(out / CARD, text)
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
