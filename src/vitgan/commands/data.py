@@ -88,14 +88,24 @@ def _info(options: argparse.Namespace) -> int:
         "source": facts["source"],
         "images": f"{facts['count']:,}",
         "first image": "none" if first is None else f"{first[0]} x {first[1]} pixels",
-        "classes": f"{len(counts)}" if counts else "none",
+        "classes": f"{len(counts)}" if counts else _no_classes(source),
         **{f"  {name}": f"{count:,}" for name, count in counts.items()},
         "unreadable": f"{len(facts['skipped'])}",
         **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
     }
+    if left := facts["left_out"]:
+        lines["no images"] = f"{sum(one['count'] for one in left):,}"
+        lines |= {f"  {one['reason']}": f"{one['count']:,}, as {one['name']}" for one in left}
     said = {"source": facts["source"], "images": facts["count"], "first_image": first}
-    answer(options, said | {"classes": counts, "unreadable": facts["skipped"]}, aligned(lines))
+    said |= {"classes": counts, "unreadable": facts["skipped"], "left_out": facts["left_out"]}
+    answer(options, said, aligned(lines))
     return 0
+
+
+def _no_classes(source: "Source") -> str:
+    """What stands in place of the number of classes of a source that has none."""
+    why = getattr(source, "unlabelled", "")
+    return f"none: {why}" if why else "none"
 
 
 def _first_size(source: "Source") -> tuple[int, int] | None:
@@ -149,12 +159,14 @@ def _verdict(damaged: list[str]) -> str:
 
 def _pack(options: argparse.Namespace) -> int:
     from vitgan.data import open_source
+    from vitgan.data.dataset import tell_left_out
     from vitgan.data.packed.writer import pack, plan_of
 
     for name, least in (("resolution", 1), ("workers", 0), ("shard_mib", 1)):
         if (value := getattr(options, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but must be at least {least}.")
     source = open_source(options.source)
+    tell_left_out(options.source, source)
     side = options.resolution or _first_side(source, options)
     plan = plan_of(
         source, options.source, resolution=side, channels=options.channels, shard_mib=options.shard_mib

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,9 @@ from vitgan.config import MOST_RESOLUTION, check, option
 from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, open_source
-from vitgan.data.sources.files import SUFFIXES
+from vitgan.data.sources.files import Labels, LeftOut
 from vitgan.data.sources.streams import Stream
+from vitgan.data.transforms import readable_suffixes
 from vitgan.errors import UserError
 from vitgan.terminal import printable
 
@@ -43,13 +44,15 @@ class Identity:
 
     There are at most 64 blocks, so that it goes into every checkpoint. fingerprint: the hash of everything;
     labels: the hash of classes and labels; block_parts: the number of parts of the content in each block;
-    blocks: the first part of each as text, and the block's hash.
+    blocks: the first part of each as text, and the block's hash; before: the fingerprint that earlier
+    versions gave it, which found no labels or other ones, else "".
     """
 
     fingerprint: str
     labels: str
     block_parts: int
     blocks: tuple[tuple[str, str], ...]
+    before: str = ""
 
     def facts(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -180,14 +183,21 @@ class DataOptions:
         source = open_source(self.source)
         if self.labels and source.labels is None:
             raise UserError(
-                f"{self.source} has no labels: sort its images into one sub-folder a class, "
-                "add a dataset.json, or train a recipe without labels (--data.labels False)."
+                f"{self.source} has no labels{lacking_labels(source)}, or train a recipe without labels "
+                "(--data.labels False)."
             )
         if isinstance(source, Stream):
             return StreamImages(self, source)
         size = len(source) * self.channels * self.resolution**2
         kind = MemoryImages if size <= self.memory_mib * 2**20 else LazyImages
         return kind(self, source)
+
+
+def lacking_labels(source: Source) -> str:
+    """Why a source has no labels, where it says so in `unlabelled`, and how it gets some, as a clause."""
+    why = getattr(source, "unlabelled", "")
+    advice = getattr(source, "labels_advice", "take one whose `labels` are integers")
+    return f"{f' ({why})' if why else ''}: {advice}"
 
 
 class ImageSet(abc.ABC):
@@ -197,8 +207,10 @@ class ImageSet(abc.ABC):
         options: the options that it was built from. name: the source as the user gave it. labels: int64 (N,),
         None unless `options.labels` asks for them. classes: the names of the classes, empty unless
         `options.labels` asks for them. class_counts: the number of images of each class, whether or not the
-        labels are asked for. identity, fingerprint: hashes of its content, labels, resolution and channels,
-        the same whether or not it is in memory. skipped: the images that could not be read so far.
+        labels are asked for. lacking_labels: why the source has none, and how it gets some; "" where it has.
+        left_out: what the source has beside its images. identity, fingerprint: hashes of its content, labels,
+        resolution and channels, the same whether or not it is in memory. skipped: the images that could not
+        be read so far.
     """
 
     def __init__(self, options: DataOptions, source: Source) -> None:
@@ -206,6 +218,8 @@ class ImageSet(abc.ABC):
         self.name = options.source
         self.classes = _shown(source.classes) if options.labels else ()
         self.skipped: list[Skipped] = []
+        self.lacking_labels = lacking_labels(source) if source.labels is None else ""
+        self.left_out: tuple[LeftOut, ...] = tell_left_out(self.name, source)
         self.identity = _identity(options, source)
         self._set_labels(source)
 
@@ -311,6 +325,14 @@ class StreamImages(LazyImages):
     """
 
 
+def tell_left_out(name: str, source: Source) -> tuple[LeftOut, ...]:
+    """What a source has beside its images, which a warning says; a source of one's own need not say any."""
+    left_out: tuple[LeftOut, ...] = getattr(source, "left_out", ())
+    if told := "; ".join(left.text() for left in left_out if left.told):
+        logger.warning("Left out of %s: %s.", printable(name), told)
+    return left_out
+
+
 def describe(images: ImageSet) -> dict[str, Any]:
     """What `vitgan data info` and a run's report say of a set, ready for JSON."""
     return {
@@ -321,6 +343,10 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "classes": images.class_counts,
         "in_memory": isinstance(images, MemoryImages),
         "skipped": [{"name": item.name, "reason": item.reason} for item in images.skipped],
+        "left_out": [
+            {"reason": left.reason, "count": left.count, "name": printable(left.name)}
+            for left in images.left_out
+        ],
         "fingerprint": images.fingerprint,
     }
 
@@ -332,7 +358,12 @@ def _shown(classes: Iterable[str]) -> tuple[str, ...]:
 
 def _identity(options: DataOptions, source: Source) -> Identity:
     head = [TRANSFORM_VERSION, len(source), options.resolution, options.channels]
-    return identify(head, source.labels, source.classes, source.content())
+    found = identify(head, source.labels, source.classes, source.content())
+    before: Labels | None = getattr(source, "labels_before", None)
+    if before is None:
+        return found
+    earlier = identify(head, *before, source.content())
+    return replace(found, before=earlier.fingerprint)
 
 
 def _decode(source: Source, options: DataOptions) -> tuple[torch.Tensor, dict[int, Skipped]]:
@@ -374,5 +405,5 @@ def _threads(source: Source) -> int:
 def _no_readable(name: str, first: Skipped) -> UserError:
     return UserError(
         f"{name} has no readable image (the first, {first.name}: {first.reason}): "
-        f"pass images that end in {', '.join(SUFFIXES)} and open in a viewer."
+        f"pass images that end in {', '.join(readable_suffixes())} and open in a viewer."
     )

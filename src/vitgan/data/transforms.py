@@ -3,14 +3,35 @@
 Shapes: C channels, R resolution.
 """
 
+import functools
 import io
 from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# The formats that are read, as Pillow calls them, and how the names of their files end. TGA comes last: its
+# files begin with nothing that tells them from others.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "QOI": (".qoi",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+UNTOLD = ("TGA", "PCX", "DIB")  # formats that hardly differ from any other file in their first bytes
+NEEDED = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}  # what Pillow may have been built without
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 2**28  # bytes of an encoded picture
 MIN_SIDE = 2  # pixels
@@ -19,6 +40,31 @@ REDUCING_GAP = 3.0  # a cheap box reduction may bring a picture down to this man
 
 class UnreadableImage(Exception):
     """Raised for a picture that cannot be used; the text is the reason, as one clause."""
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Those of FORMATS that the installed Pillow decodes, HEIF where the library pillow-heif is there."""
+    with suppress(ImportError):
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    return tuple(name for name in known if name not in NEEDED or features.check(NEEDED[name]))
+
+
+@functools.cache
+def readable_suffixes() -> tuple[str, ...]:
+    """How the names of files end that can be decoded, in lower case with the dot."""
+    return tuple(suffix for name in readable_formats() for suffix in FORMATS[name])
+
+
+def is_image(file: IO[bytes]) -> bool:
+    """Whether an open file begins as one of an image format that its first bytes tell."""
+    beginning = file.read(64)
+    tests = (Image.OPEN[name][1] for name in readable_formats() if name not in UNTOLD)
+    return any(test is not None and test(beginning) is True for test in tests)
 
 
 def reason(error: Exception) -> str:
@@ -45,7 +91,7 @@ def open_image(data: bytes) -> Image.Image:
     if not data:
         raise UnreadableImage("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
     except UnidentifiedImageError:
         raise UnreadableImage("it is no image of a known format") from None
     except Image.DecompressionBombError:

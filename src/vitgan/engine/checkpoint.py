@@ -336,7 +336,9 @@ def _check_alike(images: ImageSet) -> None:
 
 
 def _check_data(folder: Path, then: dict[str, Any], images: ImageSet) -> None:
-    if then["fingerprint"] != images.fingerprint:
+    # An earlier version found no labels in some sets, or others; to a run without labels they are nothing.
+    earlier = "" if images.options.labels else images.identity.before
+    if then["fingerprint"] not in (images.fingerprint, earlier):
         raise UserError(
             f"{folder} was trained on other images ({difference(then, images.identity, len(images))}): "
             "give the same --data, or another folder with --out."
