@@ -50,6 +50,7 @@ CLUTTER = frozenset(
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
 HIDDEN = "hidden, or a system's own"
 NOT_PLAIN = "links, pipes, sockets and devices"
+OUTSIDE = "names that lead outside"
 HEIF = ", for which Pillow needs `pip install pillow-heif`"
 
 
@@ -136,7 +137,8 @@ def tidy(path: str) -> str:
 
 def is_clutter(path: str) -> bool:
     """Whether a part of the tidy `path` is hidden, or such as systems and programs put beside pictures."""
-    return any(part.startswith(".") or part.lower() in CLUTTER for part in path.split("/"))
+    parts = path.split("/")
+    return any((part.startswith(".") and part != "..") or part.lower() in CLUTTER for part in parts)
 
 
 def suffix_of(base: str) -> str:
@@ -296,6 +298,8 @@ def _meet(found: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         found.leave(info.filename, HIDDEN, told=False)
     elif kind not in (0, stat.S_IFREG):
         found.leave(info.filename, NOT_PLAIN)
+    elif ".." in tidy(info.filename).split("/"):
+        found.leave(info.filename, OUTSIDE)
     else:
         found.judge(info.filename, lambda: archive.open(info))
 

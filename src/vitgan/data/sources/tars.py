@@ -32,6 +32,7 @@ from vitgan.data.sources.arrays import MOST_CLASSES
 from vitgan.data.sources.files import (
     HIDDEN,
     NOT_PLAIN,
+    OUTSIDE,
     Inventory,
     LeftOut,
     is_clutter,
@@ -482,7 +483,7 @@ def _members(url: str, left: Inventory) -> Iterator[_Found]:
             elif not member.isreg():
                 left.leave(member.name, NOT_PLAIN)
             elif _leads_outside(member.name):
-                left.leave(member.name, "names that lead outside")
+                left.leave(member.name, OUTSIDE)
             else:
                 yield _Found(url, tar, member)
 
