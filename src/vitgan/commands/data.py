@@ -93,11 +93,17 @@ def _info(options: argparse.Namespace) -> int:
         "unreadable": f"{len(facts['skipped'])}",
         **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
     }
+    lines |= {"range" if not number else " " * 5: note for number, note in enumerate(facts["notes"])}
     if left := facts["left_out"]:
         lines["no images"] = f"{sum(one['count'] for one in left):,}"
         lines |= {f"  {one['reason']}": f"{one['count']:,}, as {one['name']}" for one in left}
     said = {"source": facts["source"], "images": facts["count"], "first_image": first}
-    said |= {"classes": counts, "unreadable": facts["skipped"], "left_out": facts["left_out"]}
+    said |= {
+        "classes": counts,
+        "unreadable": facts["skipped"],
+        "left_out": facts["left_out"],
+        "notes": facts["notes"],
+    }
     answer(options, said, aligned(lines))
     return 0
 

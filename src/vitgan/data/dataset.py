@@ -19,12 +19,12 @@ import torch
 
 from vitgan.compat import usable_cores
 from vitgan.config import MOST_RESOLUTION, check, option
-from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
+from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image, white_of
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, open_source
 from vitgan.data.sources.files import Labels, LeftOut
 from vitgan.data.sources.streams import Stream
-from vitgan.data.transforms import readable_suffixes
+from vitgan.data.transforms import WHITE, Look, readable_suffixes
 from vitgan.errors import UserError
 from vitgan.terminal import printable
 
@@ -208,7 +208,8 @@ class ImageSet(abc.ABC):
         None unless `options.labels` asks for them. classes: the names of the classes, empty unless
         `options.labels` asks for them. class_counts: the number of images of each class, whether or not the
         labels are asked for. lacking_labels: why the source has none, and how it gets some; "" where it has.
-        left_out: what the source has beside its images. identity, fingerprint: hashes of its content, labels,
+        left_out: what the source has beside its images. notes: what is odd in the range of its values, as
+        clauses that begin with "its". identity, fingerprint: hashes of its content, labels,
         resolution and channels, the same whether or not it is in memory. skipped: the images that could not
         be read so far.
     """
@@ -220,6 +221,7 @@ class ImageSet(abc.ABC):
         self.skipped: list[Skipped] = []
         self.lacking_labels = lacking_labels(source) if source.labels is None else ""
         self.left_out: tuple[LeftOut, ...] = tell_left_out(self.name, source)
+        self.notes: list[str] = getattr(source, "look", Look()).notes()
         self.identity = _identity(options, source)
         self._set_labels(source)
 
@@ -283,7 +285,9 @@ class LazyImages(ImageSet):
         super().__init__(options, source)
         self.source = source
         self.patience = Patience()
-        self.get([0])  # where nothing at all can be read, this raises now
+        looked_at = isinstance(source, Stream) and getattr(source, "look", Look()).count
+        if not looked_at:
+            self.get([0])  # where nothing at all can be read, this raises now
 
     def __len__(self) -> int:
         return len(self.source)
@@ -328,6 +332,8 @@ class StreamImages(LazyImages):
 def tell_left_out(name: str, source: Source) -> tuple[LeftOut, ...]:
     """What a source has beside its images, which a warning says; a source of one's own need not say any."""
     left_out: tuple[LeftOut, ...] = getattr(source, "left_out", ())
+    for note in getattr(source, "look", Look()).notes():
+        logger.warning("%s: %s.", printable(name), printable(note))
     if told := "; ".join(left.text() for left in left_out if left.told):
         logger.warning("Left out of %s: %s.", printable(name), told)
     return left_out
@@ -343,6 +349,7 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "classes": images.class_counts,
         "in_memory": isinstance(images, MemoryImages),
         "skipped": [{"name": item.name, "reason": item.reason} for item in images.skipped],
+        "notes": images.notes,
         "left_out": [
             {"reason": left.reason, "count": left.count, "name": printable(left.name)}
             for left in images.left_out
@@ -358,6 +365,8 @@ def _shown(classes: Iterable[str]) -> tuple[str, ...]:
 
 def _identity(options: DataOptions, source: Source) -> Identity:
     head = [TRANSFORM_VERSION, len(source), options.resolution, options.channels]
+    if (white := white_of(source)) != WHITE:
+        head += [white.bits16, white.bits32, white.floats]
     found = identify(head, source.labels, source.classes, source.content())
     before: Labels | None = getattr(source, "labels_before", None)
     if before is None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from streamed import write_tar
 from vitgan.cli import main
 from vitgan.config import from_dict, to_dict
 from vitgan.data import DataOptions, batches, describe
@@ -294,7 +295,8 @@ def test_what_is_no_image_is_counted_named_and_told(
     files = {"a.png": png(1), "b.mp4": b"x", "a/c.mp4": b"x", "d.psd": b"x", ".hidden.png": b"x"}
     place = write(kind, tmp_path, files)
     options(place).build()
-    assert caplog.messages == [f"Left out of {place}: .mp4 files: 2, as a/c.mp4; .psd files: 1, as d.psd."]
+    told = [line for line in caplog.messages if "alone, where 0 is black" not in line]
+    assert told == [f"Left out of {place}: .mp4 files: 2, as a/c.mp4; .psd files: 1, as d.psd."]
     assert main(["data", "info", place, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == [
         {"reason": ".mp4 files", "count": 2, "name": "a/c.mp4"},
@@ -378,6 +380,75 @@ def test_a_folder_whose_files_may_not_be_reached_is_named(
     assert [(item.name, item.reason) for item in images.skipped] == [
         ("cat/a.png", f"[Errno 13] Permission denied: '{tmp_path}/cat/a.png'")
     ]
+
+
+def deep(kind: Any, top: float, number: int = 0) -> bytes:
+    """A picture of 8 x 8 values from 0 to `top`, as a TIFF."""
+    values, data = np.linspace(0, top, 64).reshape(8, 8), io.BytesIO()
+    Image.fromarray(np.roll(values, number).astype(kind)).save(data, "TIFF")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "top"),
+    [
+        *((np.uint16, top) for top in (1, 255, 1023, 4095, 16383, 65535)),
+        *((np.int32, top) for top in (1, 200, 4095, 65535)),
+        *((np.float32, top) for top in (1.0, 255.0, 65535.0)),
+    ],
+)
+@pytest.mark.parametrize("where", ["folder", "zip", "tar"])
+def test_a_set_of_few_bits_in_many_is_as_bright_as_it_is(
+    kind: Any, top: float, where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {f"{number}.tif": deep(kind, top, number) for number in range(5)}
+    if where == "tar":
+        write_tar(tmp_path / "set.tar", list(files.items()))
+    source = f"wds:{tmp_path}/set.tar" if where == "tar" else write(where, tmp_path, files)
+    images = options(source, resolution=8, channels=1).build()
+    white = next(white for white in (1, 255, 1023, 4095, 16383, 65535) if white >= top)
+    assert abs(int(images.get(range(5)).max()) - 255 * top / white) <= 1
+    usual = top == 1.0 if kind is np.float32 else top == 65535
+    assert images.notes == caplog.messages == [] if usual else "taken for white" in caplog.text
+    assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", "0", "--channels", "1"]) == 0
+    packed = options(str(tmp_path / "packed"), resolution=8, channels=1).build()
+    assert torch.equal(packed.get(range(5)), images.get(range(5)))
+    lazy = options(source, resolution=8, channels=1, memory_mib=0).build()
+    assert torch.equal(lazy.get(range(5)), images.get(range(5)))
+
+
+def test_dark_pictures_among_others_are_named(tmp_path: Path) -> None:
+    files = {"a.tif": deep(np.uint16, 65535), "b.tif": deep(np.uint16, 4095), "c.tif": deep(np.uint16, 9000)}
+    images = options(write_folder(tmp_path, files), channels=1, resolution=8).build()
+    assert images.get(range(3)).amax((1, 2, 3)).tolist() == [255, 16, 35]
+    (note,) = images.notes
+    assert "come out black, or nearly (1 of the 3 looked at, b.tif)" in note
+
+
+def test_a_value_beyond_white_is_named_and_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "LOOKED_AGAIN", 32)
+    files = {f"{number:02}.tif": deep(np.uint16, 4095) for number in range(64)}
+    files["01.tif"] = deep(np.uint16, 5000)  # lies between those looked at
+    images = options(write_folder(tmp_path, files), channels=1).build()
+    assert [(item.name, item.reason) for item in images.skipped] == [
+        ("01.tif", "its values are integers from 0 to 5000, but must lie in 0 to 4095")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "npy"])
+def test_a_set_that_uses_a_tenth_of_its_range_is_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "set.npy", array)
+    files = {f"{number}.png": png(number) for number in (3, 20)}
+    source = str(tmp_path / "set.npy") if kind == "npy" else write(kind, tmp_path, files)
+    images = options(source).build()
+    ends = "0 to 1" if kind == "npy" else "3 to 20"
+    assert images.notes == [
+        f"its values go from {ends} alone, where 0 is black and 255 white: if that is not meant, stretch them"
+    ]
+    assert caplog.messages == [f"{source}: {images.notes[0]}."]
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
