@@ -136,13 +136,15 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
+    from vitgan.engine.checkpoint import trained_on
     from vitgan.engine.gan import Recipe
     from vitgan.engine.run_folder import read_generator
     from vitgan.metrics.evaluator import shown, survey
 
     generator, description = read_generator(path)
     data, fingerprint = Recipe.from_dict(description["recipe"]).data, description["data"]["fingerprint"]
-    real = replace(data, source=options.data or data.source, labels=False).build()
+    source = options.data or trained_on(description, data.source)
+    real = replace(data, source=source, labels=False).build()
     if real.fingerprint == fingerprint:
         return Compared(real, None, generator)
     size = (data.resolution, data.resolution)

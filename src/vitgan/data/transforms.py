@@ -149,8 +149,8 @@ class Look:
             named = ", ".join(self.dark[:MOST_NAMED]) + more
             said.append(
                 "its images of more than 8 bits come out black, or nearly "
-                f"({len(self.dark)} of the {self.count} looked at, {named}): where their values have fewer bits "
-                "than the others', write them with 8 bits"
+                f"({len(self.dark)} of the {self.count} looked at, {named}): where their values have fewer "
+                "bits than the others', write them with 8 bits"
             )
         if self.count and self.highest - self.lowest < TENTH * 255:
             said.append(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.data import ImageSet
-from vitgan.engine.checkpoint import recipe_of
+from vitgan.engine.checkpoint import recipe_of, trained_on
 from vitgan.engine.gan import Recipe, build_networks
 from vitgan.engine.run_folder import build_discriminator, build_generator
 from vitgan.engine.run_folder import read_run as read_checkpoint
@@ -59,7 +59,8 @@ def load_subject(
         )
     recipe = recipe_of(description)
     assert isinstance(recipe, Recipe), "only a game has a discriminator"
-    images = _open(recipe, data, count, description["classes"])
+    source = data or trained_on(description, recipe.data.source)
+    images = _open(recipe, source, count, description["classes"])
     _check_group(recipe, count)
     generator = build_generator(tensors, description, run).to(device)
     discriminator = build_discriminator(tensors, description, run)
@@ -94,9 +95,9 @@ def pick(labels: Tensor | None, part: slice) -> Tensor | None:
     return None if labels is None else labels[part]
 
 
-def _open(recipe: Recipe, data: str | None, count: int, classes: int) -> ImageSet:
+def _open(recipe: Recipe, data: str, count: int, classes: int) -> ImageSet:
     # Read as needed: decoding a whole set for a few images would take minutes.
-    options = replace(recipe.data, source=data or recipe.data.source, memory_mib=0)
+    options = replace(recipe.data, source=data, memory_mib=0)
     images = options.build()
     if len(images) < count:
         raise UserError(

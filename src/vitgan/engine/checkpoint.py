@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vitgan.data import ImageSet
 from vitgan.data.dataset import difference
+from vitgan.data.sources import relative_to
 from vitgan.distributed import collectives
 from vitgan.engine.recipe import FORMAT, MOST_FORMAT, RunRecipe, read_recipe, whole_number, wrong_field
 from vitgan.engine.task import Task
@@ -228,7 +229,7 @@ def _clause(error: Exception) -> str:
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PART = "average"  # of a checkpoint's tensors
-LEFT_OUT = ("blocks", "block_parts")  # of the facts on the images: for going on with a run
+LEFT_OUT = ("blocks", "block_parts", "folder")  # of the facts on the images: for going on with a run
 
 
 def is_exported(folder: Path) -> bool:
@@ -320,8 +321,32 @@ def restore(folder: Path, images: ImageSet, task: Task) -> Restored:
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:
-    """What a checkpoint records of the images, by which a resumed run recognises them."""
-    return {"images": len(images), **images.identity.facts()}
+    """What a checkpoint records of the images, by which a resumed run recognises them.
+
+    Of a relative path the folder that it is relative to is recorded, too.
+    """
+    facts = {"images": len(images), **images.identity.facts()}
+    here = Path.cwd()
+    return facts | ({"folder": str(here)} if relative_to(images.name, here) != images.name else {})
+
+
+def trained_on(description: dict[str, Any], source: str) -> str:
+    """The source of a run's images, `source` in its recipe, as it is found from the present working folder.
+
+    A relative path is taken from the folder in which the run was trained, where it is still there. Raises
+    UserError, with that folder, where it is neither there nor here.
+    """
+    folder, here = description["data"].get("folder"), Path.cwd()
+    if relative_to(source, here) == source or folder == str(here):
+        return source
+    there = relative_to(source, Path(folder or here))
+    if not source.startswith(("wds:", "hf:")) and not Path(there).exists() and not Path(source).exists():
+        trained_in = folder or "the folder in which it was trained"
+        raise UserError(
+            f"The run was trained on {source}, relative to {trained_in}, and it is not there: pass its "
+            "images by --data."
+        )
+    return there if folder and (source.startswith(("wds:", "hf:")) or Path(there).exists()) else source
 
 
 def _check_alike(images: ImageSet) -> None:

@@ -124,6 +124,25 @@ def _opened(pictures: Iterator[tuple[str, Callable[[], Image.Image]]]) -> Iterat
             yield name, picture
 
 
+def relative_to(source: str, folder: Path) -> str:
+    """The source with the paths in it that are relative taken as relative to `folder`.
+
+    Names of registered sources and of the Hub, URLs and absolute paths stay as they are.
+    """
+    if source.startswith("wds:"):
+        parts = source.removeprefix("wds:").split("::")
+        return "wds:" + "::".join(part if "://" in part else _joined(part, folder) for part in parts)
+    if source.startswith("hf:"):
+        name, colon, rest = source.removeprefix("hf:").partition(":")
+        return f"hf:{_joined(name, folder)}{colon}{rest}" if name and (folder / name).is_dir() else source
+    named = source.partition(":")[0] in registry.names("source")
+    return source if named else _joined(source, folder)
+
+
+def _joined(path: str, folder: Path) -> str:
+    return path if path.startswith("~") else os.path.normpath(folder / path)
+
+
 class SourceOptions(Protocol):
     """A source by name, which anybody can register: a frozen, keyword-only dataclass of its options.
 
@@ -177,7 +196,8 @@ OTHER_FILES = {
 def _unknown(source: str, path: Path) -> str:
     """The sentence about a source that is neither a name nor a path of a kind that is read."""
     if path.is_file():
-        return f"{source} is {_file_kind(path)}."
+        others = f"{', '.join(registry.names('source'))}, folders, .zip, .npy and .npz files"
+        return f"{source} is {_file_kind(path)}; sources are {others}."
     if path.exists():
         return (
             f"{source} is no plain file or folder but a pipe, a socket or a device: pass a folder of images."
