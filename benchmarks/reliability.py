@@ -88,6 +88,8 @@ FAULTS = (
     Fault("disk full: report", "the same, at the end of the run", storage.full("_end", 96)),
     Fault("set of images changed", "an image more, less, edited, renamed; labels", sets.changed),
     Fault("bad images", "14 kinds among good ones, alone and together", sets.bad),
+    Fault("unreadable folder", "a class's folder without permissions", sets.unreadable_folder),
+    Fault("name that is not UTF-8", "of the set, a class, an image and the run", sets.undecodable),
     Fault("set goes away for a while", "its folder is moved away and back", sets.goes_away),
     Fault("set stays away", "its folder is moved away", sets.stays_away),
     Fault("data worker killed", "SIGKILL to a process that reads ahead", sets.killed_reader),

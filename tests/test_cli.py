@@ -71,6 +71,15 @@ def test_list_names_every_recipe_with_a_line(capsys: pytest.CaptureFixture[str])
     assert all(vitgan.recipes.summary(line.split()[0]) in line for line in lines)
 
 
+def test_settings_keep_a_name_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from vitgan.recipes.settings import read_settings
+
+    source = "caf\udce9/\u00e9"
+    assert main(["train", "digits", "--data", source, "--settings"]) == 0
+    (tmp_path / "a.toml").write_text(capsys.readouterr().out, "utf-8")
+    assert read_settings(tmp_path / "a.toml")["data"]["source"] == source
+
+
 def test_settings_are_listed_with_their_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "cifar10", "--settings"]) == 0
     said = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Sets of images that change, break, go away, or whose readers are killed."""
 
+import ctypes
 import io
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fault_injection.trial import Trial, fine, newest, refused, require, weights, whole
+from fault_injection.trial import Failed, Trial, fine, newest, refused, require, weights, whole
 
 LAZY = ("--data.memory-mib", 0, "--data.workers", 2)
 
@@ -143,6 +144,58 @@ def bad(trial: Trial) -> tuple[int, str]:
     named = [kind for kind, (_, usable) in kinds.items() if not usable]
     converted = [kind for kind, (_, usable) in kinds.items() if usable]
     return len(alone) + 2, f"counted and named: {', '.join(named)}; converted: {', '.join(converted)}"
+
+
+def obey_permissions() -> None:
+    """Have this process, where it is root's, refused what the permissions of a file refuse."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets):
+        raise Failed(f"not tried: {os.strerror(ctypes.get_errno())}, be on Linux")
+    for place in range(3):  # effective, permitted and inheritable
+        sets[place] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    if libc.capset(header, sets):
+        raise Failed(f"not tried: {os.strerror(ctypes.get_errno())}")
+
+
+def unreadable_folder(trial: Trial) -> tuple[int, str]:
+    """A class's folder that the process may not read."""
+    data = trial.folder / "classes"
+    shutil.rmtree(data, ignore_errors=True)
+    for name in ("cat", "dog", "emu"):
+        shutil.copytree(folder_of(trial), data / name)
+    (data / "cat").chmod(0)
+    try:
+        for more in ((), LAZY):
+            trial.clear()
+            said = fine(trial.ended(trial.words(*more, data=data), obey_permissions))
+            line = "folders that cannot be read (Permission denied): 1, as cat"
+            require(said.count(line) == 1, f"the folder is not named: {said}")
+            whole(trial.run)
+    finally:
+        (data / "cat").chmod(0o755)
+    return 2, "left out, counted and named in one line, in memory and read as needed"
+
+
+def undecodable(trial: Trial) -> tuple[int, str]:
+    """Names of the set, of a class, of a damaged image and of the run that are not UTF-8."""
+    name = os.fsdecode(b"caf\xe9")
+    data, run = trial.folder / name, trial.folder / f"run{name}"
+    for folder in (data, run):
+        shutil.rmtree(folder, ignore_errors=True)
+    for kind in (name, "b"):
+        shutil.copytree(folder_of(trial), data / kind)
+    (data / name / f"{name}.png").write_bytes(b"no image")
+    for more in ((), LAZY):
+        shutil.rmtree(run, ignore_errors=True)
+        words = ("--data.labels", True, *more)
+        fine(trial.ended(trial.words("--images", 48, *words, data=data, run=run)))
+        said = fine(trial.ended(trial.words(*words, data=data, run=run)))
+        require("at 48 images" in said, f"it did not go on: {said}")
+        whole(run)
+        page = (run / "report.html").read_text("utf-8")
+        require(r"caf\udce9" in page, "the report does not show the name as an escape")
+    return 2, "trained, stopped and gone on with; shown as escapes in the report"
 
 
 def goes_away(trial: Trial) -> tuple[int, str]:

@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.hush(False)
     if arguments is None:
         terminal.calm_libraries()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be undecodable
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be undecodable
     try:
         return _flushed(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:

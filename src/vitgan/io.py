@@ -35,7 +35,8 @@ def parse_json(content: bytes) -> Any:
     """The value that a JSON document says. Raises ValueError, with a clause that says what is wrong with it.
 
     Beside what is no JSON these are refused: a key that is given twice, half of a surrogate pair (which
-    cannot be printed), and lists and objects within one another more than 50 levels deep.
+    cannot be printed), and lists and objects within one another more than 50 levels deep. The halves U+DC80
+    to U+DCFF pass: in the name of a file Python has them in place of bytes that are not UTF-8.
     """
     try:
         text = content.decode(json.detect_encoding(content))
@@ -117,7 +118,7 @@ def _parts(item: Any) -> Any:
 
 def _check_surrogates(value: Any) -> None:
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     except UnicodeEncodeError:
         raise ValueError("it has half of a surrogate pair") from None
 
@@ -157,12 +158,17 @@ def check_writable(path: Path | None) -> None:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to the file `path` in UTF-8, atomically; what UTF-8 cannot hold becomes an escape."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def write_json(path: Path | None, value: Any) -> None:
     """Write `value` as JSON to the file `path`, atomically; nothing where `path` is None or `STDOUT`."""
     if path is None or path == STDOUT:
         return
-    with replacing(path) as temporary:
-        temporary.write_text(json_of(value) + "\n", encoding="utf-8")
+    write_text(path, json_of(value) + "\n")
 
 
 def try_lock(file: IO[Any]) -> bool:

@@ -54,6 +54,14 @@ def _strict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def printable(text: str) -> str:
+    """`text` as UTF-8 can hold it: of a file's name that is not UTF-8 the bytes stand as escapes.
+
+    Python reads such a byte, 0xE9 for instance, as half of a surrogate pair, which becomes "\\udce9".
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def aligned(lines: Mapping[str, object]) -> str:
     """A line for each name, with its value behind it; the values stand one below the other."""
     return text_table([(name, str(value)) for name, value in lines.items()])
@@ -94,12 +102,12 @@ def class_list(names: Sequence[str], most: int = 10) -> str:
     """
     if all(name == str(number) for number, name in enumerate(names)):
         return "0" if len(names) == 1 else f"0 to {len(names) - 1}"
-    shown = [f"{number} ({printable(name)})" for number, name in enumerate(names[:most])]
+    shown = [f"{number} ({in_line(name)})" for number, name in enumerate(names[:most])]
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([*shown, *more])
 
 
-def printable(name: str) -> str:
+def in_line(name: str) -> str:
     """A name within a line of text: its control characters are escaped, and what is beyond 60 is cut."""
     shown = name if name.isprintable() else repr(name)[1:-1]
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -19,6 +19,7 @@ from vitgan.metrics.extractors import WEIGHTS_URL
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("own_cache", "quick_classifier")]
 
 Refused = Callable[..., str]
+Command = Callable[..., int]
 
 
 @pytest.fixture
@@ -280,3 +281,51 @@ def test_a_run_is_scored_with_its_training_sets_own_counts(
         assert found["protocol"]["key"] != now["protocol"]["key"]
         (said,) = (record.getMessage() for record in caplog.records)
         assert "every class is drawn alike" in said
+
+
+@pytest.mark.usefixtures("quick_classifier", "no_curves")
+def test_a_relative_set_is_found_from_another_folder_or_the_message_says_what_it_is(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    """The set is that of the folder in which the run was trained, not one of the same name elsewhere."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    for place, images in ((home, pixels), (elsewhere, pixels[::-1])):
+        place.mkdir()
+        np.savez(place / "set.npz", images=images, labels=np.arange(16) % 2)
+    monkeypatch.chdir(home)
+    assert tiny_train(tmp_path / "run", "--data", "set.npz", "--images", "4", "--quiet") == 0
+    words = ["evaluate", tmp_path / "run", "--features", "classifier", "--metrics", "fid", "--count", "8"]
+    words = [str(word) for word in [*words, "--quiet", "--json", tmp_path / "a.json"]]
+    found = []
+    for place in (home, elsewhere):
+        monkeypatch.chdir(place)
+        assert main(words) == 0
+        found.append(json.loads((tmp_path / "a.json").read_text()))
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert [one["protocol"]["real"] for one in found] == ["set.npz", str(home / "set.npz")]
+    for place in (home, elsewhere):
+        (place / "set.npz").unlink()
+    said = refused(main(words))
+    assert f"trained on set.npz, relative to {home}, and it is not there: pass its images by --data" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("set.zip", "/there/set.zip"),
+        ("../set", "/set"),
+        ("/absolute/set", "/absolute/set"),
+        ("~/set", "~/set"),
+        ("digits", "digits"),
+        (
+            "wds:a-{0..9}.tar::/b.tar::https://host/c.tar",
+            "wds:/there/a-{0..9}.tar::/b.tar::https://host/c.tar",
+        ),
+        ("hf:ylecun/mnist", "hf:ylecun/mnist"),
+    ],
+)
+def test_relative_paths_in_a_source_are_taken_from_a_folder(source: str, found: str) -> None:
+    from vitgan.data.sources import relative_to
+
+    assert relative_to(source, Path("/there")) == found

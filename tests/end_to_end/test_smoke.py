@@ -1,6 +1,8 @@
 """Whole runs, a few steps each: what they leave behind, and every choice of the networks and the game."""
 
+import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 import vitgan
 from vitgan.cli import main
+from vitgan.data import DataOptions
 from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.loggers import read_log
 
@@ -93,6 +96,48 @@ def test_a_folder_of_images_trains_in_grey_and_in_colour(
     words = ("--data", tmp_path / "data", "--data.channels", str(channels), "--images", "8", "--quiet")
     assert tiny_train(tmp_path / "run", *words) == 0
     assert vitgan.load(tmp_path / "run").sample(2).shape == (2, channels, 8, 8)
+
+
+@pytest.mark.usefixtures("quick_classifier", "curves")
+def test_names_that_are_not_utf_8_are_trained_on_kept_and_shown_as_escapes(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The set, one of its classes, one of its files that is damaged, and the run."""
+    name, shown = os.fsdecode(b"caf\xe9"), r"caf\udce9"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    try:
+        (tmp_path / name / name).mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    (tmp_path / name / "b").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / name / (name, "b")[number % 2] / f"{number}.png")
+    (tmp_path / name / name / f"{name}.png").write_bytes(b"no image")
+    data, run = str(tmp_path / name), str(tmp_path / f"run{name}")
+    words = ["--data", data, "--data.labels", "True", "--out", run, "--device", "cpu", "--quiet", *tiny]
+    scores = ["--evaluation.every", "16", "--evaluation.features", "classifier", "--evaluation.metrics"]
+    words += [*scores, "fid,is", "--evaluation.count", "12"]
+    assert main(["train", "digits", *words, "--images", "16"]) == 0
+    assert main(["train", "digits", *words, "--images", "24"]) == 0
+    page = (Path(run) / "report.html").read_text("utf-8")
+    assert shown in page
+    assert "<svg" in page
+    scored = (Path(run) / "evaluations.jsonl").read_text("utf-8")
+    assert json.dumps(f"class_share_{shown}") in scored
+    for place in (run, f"{run}/best", f"{run}/best/{16:012}"):
+        assert vitgan.load(place).sample(2).shape == (2, 1, 8, 8)
+    capsys.readouterr()
+    assert main(["runs", run]) == 0
+    assert f"run{shown}" in capsys.readouterr().out
+    words = ["--features", "classifier", "--metrics", "fid,is", "--count", "12", "--quiet"]
+    assert main(["evaluate", run, *words, "--json", str(tmp_path / "a.json")]) == 0
+    out = tmp_path / f"export{name}"
+    words = ["--out", str(out), "--evaluation", str(tmp_path / "a.json"), "--quiet"]
+    assert main(["export", run, *words]) == 0
+    assert shown in (out / "README.md").read_text("utf-8")
+    assert vitgan.load(str(out)).sample(1).shape == (1, 1, 8, 8)
+    assert main(["data", "pack", data, str(tmp_path / "packed"), "--workers", "0", "--quiet"]) == 0
+    assert DataOptions(source=str(tmp_path / "packed")).build().class_counts == {"b": 8, shown: 8}
 
 
 CHOICES = [

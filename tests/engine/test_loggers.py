@@ -53,6 +53,13 @@ def test_tensorboard_forgets_it_too(tmp_path: Path):
     assert shown == [64, 128, 160]
 
 
+def test_a_name_that_is_not_utf_8_is_escaped_for_tensorboard(tmp_path: Path):
+    log = RunLog(tmp_path, 0)
+    log.scalars(64, {"seconds": 1.0, "evaluation_class_share_caf\udce9": 0.5})
+    log.close()
+    assert r"evaluation/class_share_caf\udce9" in tensorboard(tmp_path).Tags()["scalars"]
+
+
 def test_a_torn_last_line_is_left_out_and_not_built_upon(tmp_path: Path):
     written(tmp_path, 64, 128)
     with (tmp_path / "log.jsonl").open("a") as file:

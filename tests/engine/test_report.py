@@ -182,6 +182,15 @@ def test_texts_are_escaped(tmp_path: Path):
     assert "&lt;script&gt;" in text
 
 
+@pytest.mark.usefixtures("curves")
+def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path):
+    name = "caf\udce9"
+    (tmp_path / "log.jsonl").write_text(json.dumps({"images": 1, "seconds": 1.0, f"loss_{name}": 1.0}) + "\n")
+    recipe = {"type": "Recipe", "name": name, "data": {"type": "DataOptions", "source": name}}
+    text = written(tmp_path, title=name, status=name, recipe=recipe, environment={name: name})
+    assert text.count(r"caf\udce9") >= 6
+
+
 def test_settings_are_dotted_fields_with_classes():
     assert settings(RECIPE) == [
         ("name", "digits"),

@@ -353,3 +353,21 @@ def test_pictures_show_patches_and_where_attention_lies() -> None:
     grid = patch_grid(image, 4, 2)
     assert grid.getpixel((192, 10)) == (255, 64, 64)
     assert grid.getpixel((96, 150)) == (255, 200, 40)
+
+
+def test_names_that_are_not_utf_8_reach_the_page_as_escapes(
+    tiny_train: Command, tmp_path: Path, no_curves: None
+) -> None:
+    del no_curves
+    from vitgan.explore.models import ModelCache
+    from vitgan.explore.page import shown_error
+    from vitgan.explore.runs import _line, _settings
+
+    run = tmp_path / "caf\udce9"
+    np.save(tmp_path / "b\udce9.npy", np.zeros((4, 8, 8), np.uint8))
+    assert tiny_train(run, "--images", "4", "--data", tmp_path / "b\udce9.npy") == 0
+    models = ModelCache(tmp_path, None)
+    assert models.names()[0] == r"caf\udce9"
+    assert models.get(r"caf\udce9").discriminator is not None
+    said = [_line(run), _settings(run), str(shown_error(UserError(str(run))))]
+    assert all(text.encode() for text in [*said, *models.names(), *ModelCache(tmp_path, str(run)).names()])

@@ -88,20 +88,29 @@ def _info(options: argparse.Namespace) -> int:
         "source": facts["source"],
         "images": f"{facts['count']:,}",
         "first image": "none" if first is None else f"{first[0]} x {first[1]} pixels",
-        **_class_lines(counts),
+        **_class_lines(counts, source),
         "unreadable": f"{len(facts['skipped'])}",
         **{f"  {item['name']}": item["reason"] for item in facts["skipped"]},
     }
+    lines |= {"range" if not number else " " * 5: note for number, note in enumerate(facts["notes"])}
+    if left := facts["left_out"]:
+        lines["no images"] = f"{sum(one['count'] for one in left):,}"
+        lines |= {f"  {one['reason']}": f"{one['count']:,}, as {one['name']}" for one in left}
     said = {"source": facts["source"], "images": facts["count"], "first_image": first}
-    text = _with_note(options.source, counts, lines)
-    answer(options, said | {"classes": counts, "unreadable": facts["skipped"]}, text)
+    said |= {
+        "classes": counts,
+        "unreadable": facts["skipped"],
+        "left_out": facts["left_out"],
+        "notes": facts["notes"],
+    }
+    answer(options, said, _with_note(options.source, counts, lines))
     return 0
 
 
-def _class_lines(counts: Mapping[str, int]) -> dict[str, str]:
+def _class_lines(counts: Mapping[str, int], source: "Source") -> dict[str, str]:
     """The classes that have images: how many there are, their numbers where they have names, their images."""
     filled = {name: f"{count:,}" for name, count in counts.items() if count}
-    lines = {"classes": f"{len(filled)}" if filled else "none"}
+    lines = {"classes": f"{len(filled)}" if filled else _no_classes(source)}
     if list(filled) != [str(number) for number in range(len(filled))]:
         lines["numbers"] = class_list(list(filled))
     return lines | {f"  {name}": count for name, count in filled.items()}
@@ -113,6 +122,12 @@ def _with_note(name: str, counts: Mapping[str, int], lines: dict[str, str]) -> s
 
     note = class_note(name, counts)
     return aligned(lines) if note is None else f"{aligned(lines)}\n{note}"
+
+
+def _no_classes(source: "Source") -> str:
+    """What stands in place of the number of classes of a source that has none."""
+    why = getattr(source, "unlabelled", "")
+    return f"none: {why}" if why else "none"
 
 
 def _first_size(source: "Source") -> tuple[int, int] | None:
@@ -135,7 +150,7 @@ def _packed_info(options: argparse.Namespace, source: "PackedSource") -> int:
         "images": f"{index.count:,}",
         "each": f"{plan.resolution} x {plan.resolution} pixels, {'grey' if plan.channels == 1 else 'RGB'}",
         "files": f"{len(index.shards)}, {size:,.1f} MiB in all",
-        **_class_lines(counts),
+        **_class_lines(counts, source),
         "left out": f"{counted(index.skipped, 'image')} of the source{names}",
     }
     said: dict[str, Any] = {"source": name, "packed_from": plan.source, "images": index.count}
@@ -162,12 +177,14 @@ def _verdict(damaged: list[str]) -> str:
 
 def _pack(options: argparse.Namespace) -> int:
     from vitgan.data import open_source
+    from vitgan.data.dataset import tell_left_out
     from vitgan.data.packed.writer import pack, plan_of
 
     for name, least in (("resolution", 1), ("workers", 0), ("shard_mib", 1)):
         if (value := getattr(options, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}, but must be at least {least}.")
     source = open_source(options.source)
+    tell_left_out(options.source, source)
     side = options.resolution or _first_side(source, options)
     plan = plan_of(
         source, options.source, resolution=side, channels=options.channels, shard_mib=options.shard_mib

@@ -138,13 +138,15 @@ def _open(options: argparse.Namespace) -> Compared:
 
 
 def _open_run(path: Path, options: argparse.Namespace) -> Compared:
+    from vitgan.engine.checkpoint import trained_on
     from vitgan.engine.run_folder import drawing_recipe, read_generator
     from vitgan.metrics.evaluator import shown, survey
 
     generator, description = read_generator(path)
     recipe, fingerprint = drawing_recipe(description), description["data"]["fingerprint"]
     data = recipe.data
-    real = replace(data, source=options.data or data.source, labels=False).build()
+    source = options.data or trained_on(description, data.source)
+    real = replace(data, source=source, labels=False).build()
     if generator.classes and not sum(generator.class_counts):
         _count_classes(generator, description, data, real)
     if real.fingerprint == fingerprint:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vitgan.terminal import add_output, json_of, text_table
+from vitgan.terminal import add_output, json_of, printable, text_table
 
 SUMMARY = "list the runs of a folder: recipe, images seen, score, last sample, state"
 EXAMPLES = """examples:
@@ -46,4 +46,4 @@ def _text(value: object) -> str:
     if value is None:
         return "-"
     text = f"{value:,}" if isinstance(value, int) else str(value)
-    return "".join(one if one.isprintable() else "?" for one in text)
+    return "".join(one if one.isprintable() else "?" for one in printable(text))

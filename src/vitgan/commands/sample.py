@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitgan.errors import UserError
-from vitgan.terminal import add_output, answer, counted, printable
+from vitgan.terminal import add_output, answer, counted, in_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if options.label is not None and labels is not None and (one := labels.unique()).numel() == 1:
         facts["class"] = int(one)
         name = generator.class_names[int(one)] if generator.class_names else str(int(one))
-        said += f" of class {int(one)}" + (f" ({printable(name)})" if name != str(int(one)) else "")
+        said += f" of class {int(one)}" + (f" ({in_line(name)})" if name != str(int(one)) else "")
     answer(options, facts, f"{said}.")
     return 0
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +19,14 @@ import torch
 
 from vitgan.compat import usable_cores
 from vitgan.config import MOST_RESOLUTION, check, option
-from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image
+from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image, white_of
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, open_source
-from vitgan.data.sources.files import SUFFIXES, as_hashed
+from vitgan.data.sources.files import Labels, LeftOut, as_hashed
 from vitgan.data.sources.streams import Stream
+from vitgan.data.transforms import WHITE, Look, readable_suffixes
 from vitgan.errors import UserError
-from vitgan.terminal import class_list
+from vitgan.terminal import class_list, printable
 
 logger = logging.getLogger("vitgan")
 
@@ -43,13 +44,15 @@ class Identity:
 
     There are at most 64 blocks, so that it goes into every checkpoint. fingerprint: the hash of everything;
     labels: the hash of classes and labels; block_parts: the number of parts of the content in each block;
-    blocks: the first part of each as text, and the block's hash.
+    blocks: the first part of each as text, and the block's hash; before: the fingerprint that earlier
+    versions gave it, which found no labels or other ones, else "".
     """
 
     fingerprint: str
     labels: str
     block_parts: int
     blocks: tuple[tuple[str, str], ...]
+    before: str = ""
 
     def facts(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -180,14 +183,21 @@ class DataOptions:
         source = open_source(self.source)
         if self.labels and source.labels is None:
             raise UserError(
-                f"{self.source} has no labels: sort its images into one sub-folder a class, "
-                "add a dataset.json, or train a recipe without labels (--data.labels False)."
+                f"{self.source} has no labels{lacking_labels(source)}, or train a recipe without labels "
+                "(--data.labels False)."
             )
         if isinstance(source, Stream):
             return StreamImages(self, source)
         size = len(source) * self.channels * self.resolution**2
         kind = MemoryImages if size <= self.memory_mib * 2**20 else LazyImages
         return kind(self, source)
+
+
+def lacking_labels(source: Source) -> str:
+    """Why a source has no labels, where it says so in `unlabelled`, and how it gets some, as a clause."""
+    why = getattr(source, "unlabelled", "")
+    advice = getattr(source, "labels_advice", "take one whose `labels` are integers")
+    return f"{f' ({why})' if why else ''}: {advice}"
 
 
 class ImageSet(abc.ABC):
@@ -200,15 +210,20 @@ class ImageSet(abc.ABC):
         are there whether or not the labels are asked for. class_counts: the number of images of each class
         that the source names, by its name; some may have none. every_class: those names, in the order that
         runs gave them before empty classes were left out and class folders were in natural order.
-        identity, fingerprint: hashes of its content, labels, resolution and channels, the same whether or not
-        it is in memory and however its classes are numbered. skipped: the images that could not be read so
-        far.
+        lacking_labels: why the source has none, and how it gets some; "" where it has. left_out: what the
+        source has beside its images. notes: what is odd in the range of its values, as clauses that begin
+        with "its". identity, fingerprint: hashes of its content, labels, resolution and channels, the same
+        whether or not it is in memory and however its classes are numbered. skipped: the images that could
+        not be read so far.
     """
 
     def __init__(self, options: DataOptions, source: Source) -> None:
         self.options = options
         self.name = options.source
         self.skipped: list[Skipped] = []
+        self.lacking_labels = lacking_labels(source) if source.labels is None else ""
+        self.left_out: tuple[LeftOut, ...] = tell_left_out(self.name, source)
+        self.notes: list[str] = getattr(source, "look", Look()).notes()
         self.identity = _identity(options, source)
         self._set_labels(source)
 
@@ -314,7 +329,9 @@ class LazyImages(ImageSet):
         super().__init__(options, source)
         self.source = source
         self.patience = Patience()
-        self.get([0])  # where nothing at all can be read, this raises now
+        looked_at = isinstance(source, Stream) and getattr(source, "look", Look()).count
+        if not looked_at:
+            self.get([0])  # where nothing at all can be read, this raises now
 
     def __len__(self) -> int:
         return len(self.source)
@@ -375,6 +392,16 @@ def class_note(name: str, counts: Mapping[str, int]) -> str | None:
     )
 
 
+def tell_left_out(name: str, source: Source) -> tuple[LeftOut, ...]:
+    """What a source has beside its images, which a warning says; a source of one's own need not say any."""
+    left_out: tuple[LeftOut, ...] = getattr(source, "left_out", ())
+    for note in getattr(source, "look", Look()).notes():
+        logger.warning("%s: %s.", printable(name), printable(note))
+    if told := "; ".join(left.text() for left in left_out if left.told):
+        logger.warning("Left out of %s: %s.", printable(name), told)
+    return left_out
+
+
 def describe(images: ImageSet) -> dict[str, Any]:
     """What `vitgan data info` and a run's report say of a set, ready for JSON."""
     return {
@@ -385,13 +412,25 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "classes": images.class_counts,
         "in_memory": isinstance(images, MemoryImages),
         "skipped": [{"name": item.name, "reason": item.reason} for item in images.skipped],
+        "notes": images.notes,
+        "left_out": [
+            {"reason": left.reason, "count": left.count, "name": printable(left.name)}
+            for left in images.left_out
+        ],
         "fingerprint": images.fingerprint,
     }
 
 
 def _identity(options: DataOptions, source: Source) -> Identity:
     head = [TRANSFORM_VERSION, len(source), options.resolution, options.channels]
-    return identify(head, *as_hashed(source.labels, source.classes), source.content())
+    if (white := white_of(source)) != WHITE:
+        head += [white.bits16, white.bits32, white.floats]
+    found = identify(head, *as_hashed(source.labels, source.classes), source.content())
+    before: Labels | None = getattr(source, "labels_before", None)
+    if before is None:
+        return found
+    earlier = identify(head, *as_hashed(*before), source.content())
+    return replace(found, before=earlier.fingerprint)
 
 
 def _distinct(classes: Sequence[str]) -> list[str]:
@@ -401,7 +440,7 @@ def _distinct(classes: Sequence[str]) -> list[str]:
     """
     names: dict[str, None] = {}
     for number, name in enumerate(classes):
-        own = name.encode(errors="backslashreplace").decode()
+        own = printable(name)
         while own in names:
             own = f"{own} ({number})"
         names[own] = None
@@ -447,5 +486,5 @@ def _threads(source: Source) -> int:
 def _no_readable(name: str, first: Skipped) -> UserError:
     return UserError(
         f"{name} has no readable image (the first, {first.name}: {first.reason}): "
-        f"pass images that end in {', '.join(SUFFIXES)} and open in a viewer."
+        f"pass images that end in {', '.join(readable_suffixes())} and open in a viewer."
     )

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitgan.compat import forget_data_worker, usable_cores
 from vitgan.data.dataset import ImageSet, LazyImages, MemoryImages
-from vitgan.data.reading import Fetched, Form, Skipped, fetch, mirror, quiet_decoding
+from vitgan.data.reading import Fetched, Form, Skipped, fetch, mirror, quiet_decoding, white_of
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, SourceModules, sending
 from vitgan.data.sources.streams import Sample, Stream
@@ -455,7 +455,8 @@ class StreamReader:
         """Number and pixels of the first readable sample; adds those before it to `skipped`."""
         for sample in samples:
             try:
-                pixels = to_pixels(sample.picture(), self.form.resolution, self.form.channels)
+                white = white_of(self.stream)
+                pixels = to_pixels(sample.picture(), self.form.resolution, self.form.channels, white)
             except Exception as error:  # decoders raise almost anything on damaged data
                 skipped.append(Skipped(sample.name, reason(error)))
             else:

@@ -15,7 +15,8 @@ import torch
 from vitgan.data.packed.reader import PackedSource
 from vitgan.data.retry import Unreachable
 from vitgan.data.sources import Source
-from vitgan.data.transforms import reason, to_pixels
+from vitgan.data.transforms import WHITE, Look, White, reason, to_pixels
+from vitgan.terminal import printable
 
 
 class Form(Protocol):
@@ -94,11 +95,17 @@ def read_image(source: Source, index: int, form: Form) -> np.ndarray | Skipped:
     try:
         if isinstance(source, PackedSource) and source.has(form.resolution, form.channels):
             return source.pixels(index)
-        return to_pixels(source.picture(index), form.resolution, form.channels)
+        return to_pixels(source.picture(index), form.resolution, form.channels, white_of(source))
     except Unreachable:
         raise
     except Exception as error:  # decoders raise almost anything on damaged data
-        return Skipped(source.item(index), reason(error))
+        return Skipped(printable(source.item(index)), reason(error))
+
+
+def white_of(source: Source) -> White:
+    """What stands for white in the pictures of a source that have more than 8 bits a sample."""
+    look: Look | None = getattr(source, "look", None)
+    return WHITE if look is None else look.white
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgan.data import ImageSet
-from vitgan.engine.checkpoint import number_as_described, recipe_of
+from vitgan.engine.checkpoint import number_as_described, recipe_of, trained_on
 from vitgan.engine.gan import Recipe, build_networks
 from vitgan.engine.run_folder import build_discriminator, build_generator
 from vitgan.engine.run_folder import read_run as read_checkpoint
@@ -60,7 +60,7 @@ def load_subject(
         )
     recipe = recipe_of(description)
     assert isinstance(recipe, Recipe), "only a game has a discriminator"
-    images = _open(recipe, data, count, description)
+    images = _open(recipe, data or trained_on(description, recipe.data.source), count, description)
     _check_group(recipe, count)
     generator = build_generator(tensors, description, run).to(device)
     discriminator = build_discriminator(tensors, description, run)
@@ -95,9 +95,9 @@ def pick(labels: Tensor | None, part: slice) -> Tensor | None:
     return None if labels is None else labels[part]
 
 
-def _open(recipe: Recipe, data: str | None, count: int, description: dict[str, Any]) -> ImageSet:
+def _open(recipe: Recipe, data: str, count: int, description: dict[str, Any]) -> ImageSet:
     # Read as needed: decoding a whole set for a few images would take minutes.
-    options = replace(recipe.data, source=data or recipe.data.source, memory_mib=0)
+    options = replace(recipe.data, source=data, memory_mib=0)
     images, classes = options.build(), description["classes"]
     same = images.fingerprint == description["data"]["fingerprint"]
     if same or len(description.get("class_names", images.class_names)) == len(images.class_names):

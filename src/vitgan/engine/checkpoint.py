@@ -17,16 +17,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from vitgan.data import ImageSet
 from vitgan.data.dataset import difference
+from vitgan.data.sources import relative_to
 from vitgan.distributed import collectives
 from vitgan.engine.recipe import FORMAT, MOST_FORMAT, RunRecipe, read_recipe, whole_number, wrong_field
 from vitgan.engine.task import Task
 from vitgan.errors import UserError
 from vitgan.io import BrokenSeal, read_sealed, replacing, sealed, sha256_of
+from vitgan.terminal import printable
 
 TENSORS, DESCRIPTION = "tensors.safetensors", "checkpoint.json"
 
@@ -81,7 +83,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise DamagedCheckpoint(f"{TENSORS} is missing")
         if sha256_of(folder / TENSORS) != body["sha256"]:
             raise DamagedCheckpoint(f"{TENSORS} does not match its checksum")
-        return load_file(folder / TENSORS), body
+        return _read_tensors(folder / TENSORS), body
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         # KeyError and AttributeError: a sound header may name a dtype that this version of torch lacks.
         raise DamagedCheckpoint(f"{TENSORS} cannot be read ({_clause(error)})") from error
@@ -190,6 +192,11 @@ def prune(run: Path, keep: int, *, newest: int, for_good: Callable[[int], bool] 
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; safetensors itself opens none whose path is not UTF-8."""
+    return load_file(path) if printable(str(path)) == str(path) else load(path.read_bytes())
+
+
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file(tensors, path)
@@ -223,7 +230,7 @@ def _clause(error: Exception) -> str:
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PART = "average"  # of a checkpoint's tensors
-LEFT_OUT = ("blocks", "block_parts")  # of the facts on the images: for going on with a run
+LEFT_OUT = ("blocks", "block_parts", "folder")  # of the facts on the images: for going on with a run
 
 
 def is_exported(folder: Path) -> bool:
@@ -256,7 +263,7 @@ def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if sha256_of(folder / WEIGHTS) != body["sha256"]:
             raise DamagedCheckpoint(f"{WEIGHTS} does not match its checksum")
-        tensors = load_file(folder / WEIGHTS)
+        tensors = _read_tensors(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise DamagedCheckpoint(f"{WEIGHTS} cannot be read") from error
     whole = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
@@ -345,8 +352,32 @@ def _classes_of(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:
-    """What a checkpoint records of the images, by which a resumed run recognises them."""
-    return {"images": len(images), **images.identity.facts()}
+    """What a checkpoint records of the images, by which a resumed run recognises them.
+
+    Of a relative path the folder that it is relative to is recorded, too.
+    """
+    facts = {"images": len(images), **images.identity.facts()}
+    here = Path.cwd()
+    return facts | ({"folder": str(here)} if relative_to(images.name, here) != images.name else {})
+
+
+def trained_on(description: dict[str, Any], source: str) -> str:
+    """The source of a run's images, `source` in its recipe, as it is found from the present working folder.
+
+    A relative path is taken from the folder in which the run was trained, where it is still there. Raises
+    UserError, with that folder, where it is neither there nor here.
+    """
+    folder, here = description["data"].get("folder"), Path.cwd()
+    if relative_to(source, here) == source or folder == str(here):
+        return source
+    there = relative_to(source, Path(folder or here))
+    if not source.startswith(("wds:", "hf:")) and not Path(there).exists() and not Path(source).exists():
+        trained_in = folder or "the folder in which it was trained"
+        raise UserError(
+            f"The run was trained on {source}, relative to {trained_in}, and it is not there: pass its "
+            "images by --data."
+        )
+    return there if folder and (source.startswith(("wds:", "hf:")) or Path(there).exists()) else source
 
 
 def _check_alike(images: ImageSet) -> None:
@@ -361,7 +392,9 @@ def _check_alike(images: ImageSet) -> None:
 
 
 def _check_data(folder: Path, then: dict[str, Any], images: ImageSet) -> None:
-    if then["fingerprint"] != images.fingerprint:
+    # An earlier version found no labels in some sets, or others; to a run without labels they are nothing.
+    earlier = "" if images.options.labels else images.identity.before
+    if then["fingerprint"] not in (images.fingerprint, earlier):
         raise UserError(
             f"{folder} was trained on other images ({difference(then, images.identity, len(images))}): "
             "give the same --data, or begin another run with its weights, "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitgan.errors import UserError
 from vitgan.io import replacing
+from vitgan.terminal import printable
 
 GAP = 2  # pixels between images, and around them
 NEUTRAL = 128  # the grey of the gaps: neither black digits' nor white photographs' background
@@ -52,7 +53,7 @@ def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None)
     """Write `image` to `path` as PNG with the text chunks `text`, atomically. Raises OSError."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
-        chunks.add_itxt(key, value)
+        chunks.add_itxt(key, printable(value))
     with replacing(Path(path)) as temporary:
         image.save(temporary, format="PNG", pnginfo=chunks)
 

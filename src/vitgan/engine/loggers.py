@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from vitgan.io import replacing
 from vitgan.registry import register
+from vitgan.terminal import printable
 
 GROUPS = ("loss", "term", "logit", "gradient_norm", "images_per_second", "learning_rate", "evaluation")
 
@@ -156,7 +157,7 @@ class _EventFile:
         from torch.utils.tensorboard.summary import scalar
 
         for key, value in values.items():
-            self._add(images, scalar("/".join(filter(None, split_key(key))), value))
+            self._add(images, scalar("/".join(filter(None, split_key(printable(key)))), value))
 
     def sample(self, images: int, path: Path) -> None:
         import numpy as np

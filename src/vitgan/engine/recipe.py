@@ -84,7 +84,7 @@ REQUIRED: dict[str, Test] = {
     "classes": whole_number(0, MOST_CLASSES),
     "data": both(
         fields(fingerprint=text, images=whole_number(0)),
-        known(labels=text, block_parts=whole_number(1), blocks=each(pair)),
+        known(labels=text, folder=text, block_parts=whole_number(1), blocks=each(pair)),
     ),
 }
 OPTIONAL: dict[str, Test] = {

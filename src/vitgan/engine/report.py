@@ -16,7 +16,8 @@ from PIL import Image
 
 from vitgan.engine.grid import sample_files
 from vitgan.engine.loggers import GROUPS, read_log, split_key
-from vitgan.io import replacing
+from vitgan.io import write_text
+from vitgan.terminal import printable
 
 HEADINGS = {
     "loss": "Losses",
@@ -49,6 +50,7 @@ class Panel:
 def panels(lines: list[dict]) -> list[Panel]:
     """A plot for every group of numbers in the log (`vitgan.engine.loggers.split_key`), over images seen."""
     grouped: dict[str, list[str]] = {group: [] for group in GROUPS}
+    lines = [{printable(key): value for key, value in line.items()} for line in lines]
     for key in dict.fromkeys(key for line in lines for key in line):
         if key not in WITHOUT_CURVE:
             grouped.setdefault(split_key(key)[0], []).append(key)
@@ -164,8 +166,7 @@ def write_report(folder: Path, *, title: str, recipe: dict, environment: dict[st
     is atomic: where it raises OSError, of a full disk for instance, the previous page stays.
     """
     page = _page(title, status, _sections(folder, recipe, environment))
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
 
 
 def settings(value: Any, where: str = "") -> list[tuple[str, str]]:

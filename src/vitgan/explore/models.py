@@ -18,6 +18,7 @@ from vitgan.latent.interpolation import latent_of
 from vitgan.models import Discriminator, Generator
 from vitgan.sharing import find
 from vitgan.sharing.hub import PACKAGED, packaged
+from vitgan.terminal import printable
 
 MOST_MODELS = 4  # in memory at a time; the one used longest ago goes first
 DIRECTIONS = 6  # of each kind: principal components, factorised directions
@@ -69,7 +70,7 @@ class ModelCache:
 
     def __init__(self, folder: Path, first: str | None) -> None:
         self.folder = folder
-        self._given = {} if first is None else {first: find(first)}
+        self._given = {} if first is None else {printable(first): find(first)}
         self._lock = threading.Lock()
         self._models: OrderedDict[tuple[str, int, int], Model] = OrderedDict()
 
@@ -104,7 +105,7 @@ class ModelCache:
         if self.folder.is_dir():
             runs = sorted(path for path in self.folder.iterdir() if path.is_dir() and is_run(path))
             known = {path.resolve() for path in places.values()}
-            places |= {path.name: path for path in runs if path.resolve() not in known}
+            places |= {printable(path.name): path for path in runs if path.resolve() not in known}
         for name in PACKAGED:
             if name not in self._given:
                 places[f"{name} (of the package)" if name in places else name] = packaged(name)

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitgan.data.transforms import UnreadableImage
 from vitgan.errors import UserError
 from vitgan.explore.models import Model, ModelCache
+from vitgan.terminal import printable
 
 LARGEST = 2**53 - 1  # the largest whole number that JavaScript represents exactly
 # Arguments of gradio's event listeners: QUICK of any short event, LIVE of sliders, of whose changes the last
@@ -87,7 +88,7 @@ def shown_error(error: Exception) -> gr.Error:
     """An error in the form that gradio shows on the page without a traceback in the log."""
     if isinstance(error, UnreadableImage):
         return gr.Error(f"The picture cannot be used: {error}.", print_exception=False)
-    return gr.Error(str(error), print_exception=False)
+    return gr.Error(printable(str(error)), print_exception=False)
 
 
 def whole_number(value: Any, name: str, low: int = 0, high: int = LARGEST) -> int:

@@ -15,6 +15,7 @@ from vitgan.engine.run_folder import facts
 from vitgan.errors import UserError
 from vitgan.explore.images import image_html
 from vitgan.explore.page import QUICK, Draw, Refresh, Shared, errors_shown
+from vitgan.terminal import printable
 
 REFRESH = 5.0  # seconds between two readings of the run's folder
 CURVES = "display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem"
@@ -91,7 +92,7 @@ def _line(place: Path) -> str:
     shown_facts = {key: found[key] for key in ("recipe", "data", "state", "images", "score") if found[key]}
     if isinstance(shown_facts.get("images"), int):
         shown_facts["images"] = f"{shown_facts['images']:,}"
-    return ", ".join(f"{key}: {value}" for key, value in shown_facts.items())
+    return printable(", ".join(f"{key}: {value}" for key, value in shown_facts.items()))
 
 
 def _slider(count: int, chosen: int) -> gr.Slider:
@@ -124,7 +125,7 @@ def _settings(place: Path) -> str:
         return ""
     rows = (
         f"<tr><th scope='row' style='text-align: left; padding-right: 2em'>{html.escape(name)}</th>"
-        f"<td>{html.escape(value)}</td></tr>"
+        f"<td>{html.escape(printable(value))}</td></tr>"
         for name, value in settings(recipe)
     )
     return f"<table>{''.join(rows)}</table>"

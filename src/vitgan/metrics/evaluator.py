@@ -77,8 +77,8 @@ class RealImages:
         """Names of the source's classes. Raises UserError where it has none."""
         if self.images.class_labels is None:
             raise UserError(
-                f"--features classifier needs labels, and {self.images.name} has none: sort its images into "
-                "one sub-folder a class, add a dataset.json, or use --features inception."
+                f"--features classifier needs labels, and {self.images.name} has none"
+                f"{self.images.lacking_labels}, or use --features inception."
             )
         return self.images.class_names
 

@@ -258,7 +258,7 @@ class Cache:
             with replacing(tensors_path) as temporary:
                 temporary.write_bytes(content)
             with replacing(description_path) as temporary:
-                temporary.write_text(json.dumps(sealed("entry", body), indent=1))
+                temporary.write_text(json.dumps(sealed("entry", body), indent=1), "utf-8")
         except OSError as error:
             logger.warning(
                 "%s cannot be written (%s): nothing is kept for next time.", self.folder, error.strerror

@@ -240,13 +240,23 @@ def documented(cls: type) -> dict[str, str]:
 def read_settings(path: Path) -> dict[str, Any]:
     """What a file of `listing` says. Raises UserError where it is not there or is no TOML."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return _undecodable(tomllib.loads(path.read_text("utf-8")))
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}): name another with --config."
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is no TOML ({' '.join(str(error).split())}): see --settings.") from error
+
+
+def _undecodable(value: Any) -> Any:
+    """`value` with the bytes of names that are not UTF-8, which TOML lacks, as `listing` escapes them."""
+    if isinstance(value, dict):
+        return {key: _undecodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_undecodable(item) for item in value]
+    escape = r"\\u(dc[89a-f][0-9a-f])"
+    return re.sub(escape, lambda m: chr(int(m[1], 16)), value) if isinstance(value, str) else value
 
 
 def with_file(recipe: SingleRecipe, settings: Mapping[str, Any]) -> SingleRecipe:

@@ -16,7 +16,7 @@ from vitgan.engine.recipe import OPTIONAL
 from vitgan.engine.records import EVALUATIONS
 from vitgan.engine.run_folder import build_generator, drawing_recipe, read_run
 from vitgan.errors import UserError
-from vitgan.io import read_json, replacing
+from vitgan.io import read_json, write_text
 from vitgan.models import Generator
 from vitgan.sharing.hub import find, hub_library, is_id, quiet_bars, reason_of
 from vitgan.terminal import class_list, markdown_table
@@ -173,8 +173,7 @@ def export_folder(
     recipe = drawing_recipe(description)
     assert isinstance(recipe, Recipe), "only a game has a generator"
     text = model_card(recipe, description, generator, license_id=license_id, place=place or str(out))
-    with replacing(out / CARD) as temporary:
-        temporary.write_text(text, "utf-8")
+    write_text(out / CARD, text)
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

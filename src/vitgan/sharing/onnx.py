@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vitgan.errors import UserError
 from vitgan.io import replacing
 from vitgan.models import Generator
+from vitgan.terminal import printable
 
 OPSET = 20
 MOST_DIFFERENCE = 1e-4  # between the images of torch and onnxruntime, which lie in [-1, 1]
@@ -98,7 +99,9 @@ def difference(generator: Generator, file: Path, runtime: Any) -> float:
 
     `runtime` is the module onnxruntime.
     """
-    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    # onnxruntime opens no path that is not UTF-8.
+    model = str(file) if printable(str(file)) == str(file) else file.read_bytes()
+    session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 7):
         z = generator.latents(count, seed=count)

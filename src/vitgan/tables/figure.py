@@ -22,6 +22,7 @@ from vitgan.engine.run_folder import load_generator
 from vitgan.io import replacing
 from vitgan.tables.plan import Plan
 from vitgan.tables.results import leading, leading_number
+from vitgan.terminal import printable
 
 SHOWN = 16  # samples of a row
 COLUMNS = 3  # panels beside each other
@@ -154,7 +155,7 @@ def _panel(axes: Axes, row: dict[str, Any], curves: dict[str, tuple[list[float],
         axes.axvline(row["diverged_at"], color=WRONG, linewidth=1, linestyle="--")
     said = f", largest {max(norms):.3g}" if norms else ", no finite value"
     diverged = "" if row["diverged_at"] is None else f", diverged at {row['diverged_at']:,}"
-    axes.set_title(textwrap.fill(f"{row['label']}{said}{diverged}", TITLE_WIDTH), fontsize=9)
+    axes.set_title(textwrap.fill(printable(f"{row['label']}{said}{diverged}"), TITLE_WIDTH), fontsize=9)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))

@@ -16,10 +16,11 @@ from vitgan.tables.plan import STARRED, Plan, Record
 if TYPE_CHECKING:
     from vitgan.tables.plan import Row
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 
-from vitgan.io import replacing
+from vitgan.io import write_text
 from vitgan.terminal import markdown_table
 
 FALLBACK = "cifar10"  # whose printed figures stand beside a set that has none
@@ -192,13 +193,14 @@ Line = dict[str, Any]
 
 def write_tables(out: Path, table: Line) -> None:
     """Write `table.md`, `table.csv` and `table.json` into `out`."""
-    _write(out / "table.json", json.dumps(table, indent=1) + "\n")
-    _write(out / "table.md", markdown(table))
-    with replacing(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        lines = [flat(row, table["protocol"].get("key", "")) for row in table["trials"]]
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
-        writer.writeheader()
-        writer.writerows(lines)
+    write_text(out / "table.json", json.dumps(table, indent=1) + "\n")
+    write_text(out / "table.md", markdown(table))
+    lines = [flat(row, table["protocol"].get("key", "")) for row in table["trials"]]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)))
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(out / "table.csv", text.getvalue())
 
 
 def flat(row: Line, protocol_key: str) -> Line:
@@ -360,8 +362,3 @@ def _number(value: float | None, unit: float = 1) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 """A source that cannot be used is refused with a sentence that says what is wrong with it."""
 
 import io
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -217,3 +218,37 @@ def test_lsun_whose_files_are_damaged_is_no_traceback(
     write_folder(tmp_path / "bedroom_train_lmdb", {"data.mdb": b"no database" * 999})
     monkeypatch.setenv("VITGAN_DATA", str(tmp_path))
     assert "lsun-bedroom cannot be opened" in sentence("lsun-bedroom")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("photos.rar", "archive that is not read: unpack it"),
+        ("photos.7z", "archive that is not read: unpack it"),
+        ("photos.png.gz", "archive that is not read: unpack it"),
+        ("photos.tar", "a tar file: pass wds: and its path"),
+        ("photos.TAR.gz", "a tar file: pass wds: and its path"),
+        ("labels.csv", "a table or a text, no images: pass the folder"),
+        ("train.parquet", "a table: pass hf: and the folder"),
+        ("set.h5", "a file of another library"),
+        ("film.mp4", "a film: write its frames"),
+        ("cat.jpg", "one image, which is no set: pass the folder"),
+        ("cat", "one image, which is no set: pass the folder"),
+        ("set.unknown", "a file of a kind that is not read: pass a folder or .zip"),
+    ],
+)
+def test_an_existing_file_that_is_no_source_is_called_what_it_is(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(png(1) if name.startswith("cat") else b"content")
+    assert sentence(path).startswith(f"{path} is ")
+    assert said in sentence(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of Unix")
+def test_a_pipe_and_a_broken_link_are_called_what_they_are(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.zip")
+    (tmp_path / "set").symlink_to("nowhere")
+    assert "but a pipe, a socket or a device" in sentence(tmp_path / "set.zip")
+    assert "is a broken link, to nowhere" in sentence(tmp_path / "set")

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import socket
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from streamed import write_tar
+from vitgan.cli import main
 from vitgan.config import from_dict, to_dict
 from vitgan.data import DataOptions, batches, describe
 from vitgan.data import sources as sources_module
 from vitgan.data.dataset import TRANSFORM_VERSION, LazyImages, MemoryImages, identify
 from vitgan.data.sources import open_source
 from vitgan.data.sources.arrays import ArraySource
+from vitgan.data.sources.files import FolderSource
+from vitgan.data.transforms import FORMATS, readable_formats
+from vitgan.errors import UserError
 
 
 def png(value: int, side: int = 4) -> bytes:
@@ -130,6 +138,320 @@ def test_classes_may_be_left_out(tmp_path: Path) -> None:
         "0",
         "1",
     )
+
+
+CLASSES = {f"{kind}/{number}.png": png(number) for kind in ("cat", "dog") for number in range(2)}
+LABELS = {"labels": [[name, name.startswith("dog") + 0] for name in CLASSES], "classes": ["cat", "dog"]}
+WRAPPED: dict[str, Any] = {
+    "one folder above all": lambda name: f"set/{name}",
+    "three folders above all": lambda name: f"a/b.c/d e/{name}",
+    "train above all": lambda name: f"train/{name}",
+    "train and test": lambda name: f"{'train' if '0' in name else 'Test'}/{name}",
+    "the same below one folder": lambda name: f"set/{'train' if '0' in name else 'val'}/{name}",
+    "back-slashes": lambda name: name.replace("/", "\\"),
+    "back-slashes below a folder": lambda name: f"set/{name}".replace("/", "\\"),
+}
+BESIDE = {
+    **{"@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg": b"x", "cat/@eaDir/0.png/SYNO.jpg": b"x", "cat/Thumbs.db": b"x"},
+    **{"__MACOSX/cat/._0.png": b"x", "dog/._0.png": b"x", "desktop.ini": b"x", "cat/.ipynb/0.png": b"x"},
+    **{"readme.txt": b"text", "lost+found/a.png": b"x", "$RECYCLE.BIN/a.png": b"x"},
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("renamed", WRAPPED.values(), ids=WRAPPED)
+def test_classes_are_found_where_the_folders_are(kind: str, renamed: Any, tmp_path: Path) -> None:
+    files = {renamed(name): data for name, data in CLASSES.items()}
+    source = open_source(write(kind, tmp_path, files | BESIDE))
+    assert source.classes == ("cat", "dog")
+    assert source.labels is not None
+    found = {source.picture(i).getpixel((0, 0)): int(label) for i, label in enumerate(source.labels)}
+    assert found.keys() == {(0, 0, 0), (1, 1, 1)}
+    assert [source.classes[n] in source.item(i) for i, n in enumerate(source.labels)] == [True] * 4
+
+
+@pytest.mark.parametrize("renamed", ["./{}", "/{}", "C:\\set\\{}", "./set/./{}", "set//{}", ".\\{}"])
+def test_a_zip_whose_names_are_not_tidy_has_its_classes(renamed: str, tmp_path: Path) -> None:
+    files = {renamed.format(name): data for name, data in CLASSES.items()}
+    folders = {renamed.format("cat/"): b"", renamed.format("cat\\"): b""}
+    source = open_source(write_zip(tmp_path / "set.zip", {**folders, **files}))
+    assert (len(source), source.classes) == (4, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("entry", ["{}", "set/{}", "./{}", "set\\{}"])
+@pytest.mark.parametrize("place", ["", "set/"])
+def test_dataset_json_may_lie_in_the_folder_above_all_images(
+    kind: str, entry: str, place: str, tmp_path: Path
+) -> None:
+    said = {"labels": [[entry.format(name), label] for name, label in LABELS["labels"]]}
+    files = {f"set/{name}": data for name, data in CLASSES.items()}
+    source = open_source(write(kind, tmp_path, files | {f"{place}dataset.json": json.dumps(said).encode()}))
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_dataset_json_may_write_letters_in_parts(tmp_path: Path) -> None:
+    said = json.dumps({"labels": [["cafe\u0301.png", 0], ["b.png", 1]]}).encode()
+    source = open_source(
+        write_zip(tmp_path / "a.zip", {"caf\u00e9.png": png(1), "b.png": png(2), "dataset.json": said})
+    )
+    assert source.labels is not None
+    assert source.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat/0.png", "dog/0.png", "cover.png"], "cover.png lies beside its sub-folders"),
+        (
+            ["s/cat/0.png", "s/dog/0.png", "s/a.png", "s/b.png"],
+            "s/a.png and 1 more lie beside its sub-folders",
+        ),
+        (["cat/0.png", "dog/0.png", "dog/x/1.png"], "dog/x/1.png lies deeper than in a sub-folder"),
+        (["cat/0.png", "cat/1.png"], "all its images lie in one folder, cat"),
+        (["0.png", "1.png"], "it has no sub-folders"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_is_in_the_way_of_labels_is_named(
+    kind: str, names: list[str], said: str, tmp_path: Path
+) -> None:
+    place = write(kind, tmp_path, {name: png(1) for name in names})
+    with pytest.raises(UserError) as refused:
+        options(place, labels=True).build()
+    assert f"has no labels ({said}" in str(refused.value)
+    assert "): sort its images into one sub-folder a class, add a dataset.json, or" in str(refused.value)
+
+
+def test_null_labels_are_named_as_the_reason(tmp_path: Path) -> None:
+    files = {**CLASSES, "dataset.json": b'{"labels": null}'}
+    with pytest.raises(UserError, match=r"its dataset\.json says that there are none"):
+        options(write_folder(tmp_path, files), labels=True).build()
+
+
+def test_a_run_without_labels_goes_on_where_an_earlier_version_found_none(tmp_path: Path) -> None:
+    """Its fingerprint is what it was, and the present one is another."""
+    place = write_folder(tmp_path, {f"set/{name}": data for name, data in CLASSES.items()})
+    images = options(place).build()
+    source = images_of_an_earlier_version(place)
+    before = identify(["1", 4, 4, 3], None, (), source.content())
+    assert images.identity.before == before.fingerprint != images.fingerprint
+    (tmp_path / "set" / "dog").rename(tmp_path / "dog")
+    (tmp_path / "set" / "cat").rename(tmp_path / "cat")
+    (tmp_path / "set").rmdir()
+    assert options(place).build().identity.before == ""
+
+
+def images_of_an_earlier_version(place: str) -> FolderSource:
+    names = sorted(path.relative_to(place).as_posix() for path in Path(place).rglob("*.png"))
+    return FolderSource(Path(place), names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.JPG",
+        "a.jpe",
+        "a.jfif",
+        "a.apng",
+        "a.tga",
+        "a.pbm",
+        "a.jp2",
+        "a.avif",
+        "a.qoi",
+        "a.pcx",
+        "a.sgi",
+        "a.dib",
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_pillow_decodes_is_taken(kind: str, name: str, tmp_path: Path) -> None:
+    suffix = Path(name).suffix.lower()
+    written = next(kind for kind, suffixes in FORMATS.items() if suffix in suffixes)
+    if written not in readable_formats():
+        pytest.skip(f"this Pillow has no {written}")
+    picture, data = Image.new("1" if suffix == ".pbm" else "RGB", (16, 16), 1), io.BytesIO()
+    picture.save(data, written)
+    place = write(kind, tmp_path, {name: data.getvalue(), "b.png": png(2)})
+    images = options(place).build()
+    assert (len(images), images.skipped, images.left_out) == (2, [], ())
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_name_without_an_end_is_judged_by_the_content(kind: str, tmp_path: Path) -> None:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(jpeg, "JPEG")
+    files = {"IMG_0001": png(1), "2024-01-02 12.30.15": jpeg.getvalue(), "a.jpg_large": jpeg.getvalue()}
+    files |= {"LICENSE": b"text", "Makefile": b"\n\x05all:", "empty": b""}
+    images = options(write(kind, tmp_path, files)).build()
+    assert (len(images), images.skipped) == (3, [])
+    assert [(left.reason, left.count, left.name) for left in images.left_out] == [
+        ("no images, by content", 3, "LICENSE")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_is_no_image_is_counted_named_and_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"a.png": png(1), "b.mp4": b"x", "a/c.mp4": b"x", "d.psd": b"x", ".hidden.png": b"x"}
+    place = write(kind, tmp_path, files)
+    options(place).build()
+    told = [line for line in caplog.messages if "alone, where 0 is black" not in line]
+    assert told == [f"Left out of {place}: .mp4 files: 2, as a/c.mp4; .psd files: 1, as d.psd."]
+    assert main(["data", "info", place, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == [
+        {"reason": ".mp4 files", "count": 2, "name": "a/c.mp4"},
+        {"reason": ".psd files", "count": 1, "name": "d.psd"},
+        {"reason": "hidden, or a system's own", "count": 1, "name": ".hidden.png"},
+    ]
+    assert main(["data", "info", place]) == 0
+    said = capsys.readouterr().out
+    assert "no images" in said
+    assert ".mp4 files" in said
+    assert main(["data", "pack", place, str(tmp_path / "packed"), "--workers", "0"]) == 0
+    assert caplog.messages[-1].startswith("Left out of")
+
+
+def test_a_heic_file_without_its_library_is_left_out_with_what_installs_it(tmp_path: Path) -> None:
+    if "HEIF" in readable_formats():
+        pytest.skip("pillow-heif is there")
+    images = options(write_folder(tmp_path, {"a.png": png(1), "b.heic": b"x", "c.HEIF": b"x"})).build()
+    assert sum("pip install pillow-heif" in left.reason for left in images.left_out) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of Unix")
+def test_links_pipes_and_sockets_are_left_out_by_name(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "set", {"cat/a.png": png(1), "dog/b.png": png(2)})
+    (tmp_path / "set" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "set" / "cat" / "self.png").symlink_to("self.png")
+    (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set" / "dog")
+    (tmp_path / "set" / "dog" / "linked.png").symlink_to(tmp_path / "set" / "cat" / "a.png")
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    os.mkfifo(tmp_path / "set" / "dog" / "dataset.json")
+    os.mkfifo(tmp_path / "set" / "dog" / "no_end")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(tmp_path / "set" / "s.png"))
+        (tmp_path / "set" / "empty").mkdir()
+        images = options(place).build()
+    assert images.class_counts == {"cat": 1, "dog": 2}
+    assert {left.reason: (left.count, left.name) for left in images.left_out} == {
+        "pipes, sockets and devices": (4, "dog/dataset.json"),
+        "broken links": (2, "cat/self.png"),
+        "empty folders": (1, "empty"),
+        "links to folders that are read already": (1, "cat/again"),
+    }
+
+
+def test_a_folder_that_may_not_be_read_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the system's refusal is played."""
+    place = write_folder(tmp_path, {"cat/a.png": png(1), "dog/b.png": png(2), "emu/c.png": png(3)})
+    real = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    images = options(place).build()
+    assert images.class_counts == {"dog": 1, "emu": 1}
+    (left,) = images.left_out
+    assert left.text() == "folders that cannot be read (Permission denied): 1, as cat"
+    monkeypatch.setattr(os, "scandir", lambda _path: refusing("cat"))
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\): see to its permissions"):
+        options(place).build()
+
+
+def test_a_folder_whose_files_may_not_be_reached_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a folder may be listed but not entered: mode 0444."""
+    place = write_folder(tmp_path, {"cat/a.png": png(1), "dog/b.png": png(2)})
+    real_open, real_stat = Path.open, Path.stat
+
+    def check(path: Path) -> None:
+        if path.name == "a.png":
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: check(self) or real_open(self, *a, **k))
+    monkeypatch.setattr(Path, "stat", lambda self, *a, **k: check(self) or real_stat(self, *a, **k))
+    images = options(place).build()
+    assert [(item.name, item.reason) for item in images.skipped] == [
+        ("cat/a.png", f"[Errno 13] Permission denied: '{tmp_path}/cat/a.png'")
+    ]
+
+
+def deep(kind: Any, top: float, number: int = 0) -> bytes:
+    """A picture of 8 x 8 values from 0 to `top`, as a TIFF."""
+    values, data = np.linspace(0, top, 64).reshape(8, 8), io.BytesIO()
+    Image.fromarray(np.roll(values, number).astype(kind)).save(data, "TIFF")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "top"),
+    [
+        *((np.uint16, top) for top in (1, 255, 1023, 4095, 16383, 65535)),
+        *((np.int32, top) for top in (1, 200, 4095, 65535)),
+        *((np.float32, top) for top in (1.0, 255.0, 65535.0)),
+    ],
+)
+@pytest.mark.parametrize("where", ["folder", "zip", "tar"])
+def test_a_set_of_few_bits_in_many_is_as_bright_as_it_is(
+    kind: Any, top: float, where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {f"{number}.tif": deep(kind, top, number) for number in range(5)}
+    if where == "tar":
+        write_tar(tmp_path / "set.tar", list(files.items()))
+    source = f"wds:{tmp_path}/set.tar" if where == "tar" else write(where, tmp_path, files)
+    images = options(source, resolution=8, channels=1).build()
+    white = next(white for white in (1, 255, 1023, 4095, 16383, 65535) if white >= top)
+    assert abs(int(images.get(range(5)).max()) - 255 * top / white) <= 1
+    usual = top == 1.0 if kind is np.float32 else top == 65535
+    assert images.notes == caplog.messages == [] if usual else "taken for white" in caplog.text
+    assert main(["data", "pack", source, str(tmp_path / "packed"), "--workers", "0", "--channels", "1"]) == 0
+    packed = options(str(tmp_path / "packed"), resolution=8, channels=1).build()
+    assert torch.equal(packed.get(range(5)), images.get(range(5)))
+    lazy = options(source, resolution=8, channels=1, memory_mib=0).build()
+    assert torch.equal(lazy.get(range(5)), images.get(range(5)))
+
+
+def test_dark_pictures_among_others_are_named(tmp_path: Path) -> None:
+    files = {"a.tif": deep(np.uint16, 65535), "b.tif": deep(np.uint16, 4095), "c.tif": deep(np.uint16, 9000)}
+    images = options(write_folder(tmp_path, files), channels=1, resolution=8).build()
+    assert images.get(range(3)).amax((1, 2, 3)).tolist() == [255, 16, 35]
+    (note,) = images.notes
+    assert "come out black, or nearly (1 of the 3 looked at, b.tif)" in note
+
+
+def test_a_value_beyond_white_is_named_and_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "LOOKED_AGAIN", 32)
+    files = {f"{number:02}.tif": deep(np.uint16, 4095) for number in range(64)}
+    files["01.tif"] = deep(np.uint16, 5000)  # lies between those looked at
+    images = options(write_folder(tmp_path, files), channels=1).build()
+    assert [(item.name, item.reason) for item in images.skipped] == [
+        ("01.tif", "its values are integers from 0 to 5000, but must lie in 0 to 4095")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "npy"])
+def test_a_set_that_uses_a_tenth_of_its_range_is_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "set.npy", array)
+    files = {f"{number}.png": png(number) for number in (3, 20)}
+    source = str(tmp_path / "set.npy") if kind == "npy" else write(kind, tmp_path, files)
+    images = options(source).build()
+    ends = "0 to 1" if kind == "npy" else "3 to 20"
+    assert images.notes == [
+        f"its values go from {ends} alone, where 0 is black and 255 white: if that is not meant, stretch them"
+    ]
+    assert caplog.messages == [f"{source}: {images.notes[0]}."]
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:

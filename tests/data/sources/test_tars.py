@@ -172,6 +172,75 @@ def test_a_sample_without_a_valid_label_leaves_the_set_without_labels(
         build(f"wds:{tmp_path}/set.tar")
 
 
+DOTS = {
+    "a date": "IMG_2024.01.02_{:04}",
+    "a counter": "img.{:04}",
+    "two dots": "a.b.{:04}",
+    "a version": "v1.2/frame.v1.2.{}",
+    "no dots": "{:04}",
+}
+
+
+@pytest.mark.parametrize("name", DOTS.values(), ids=DOTS)
+@pytest.mark.parametrize("ends", [(".png", ".cls"), (".PNG", ".cls", ".txt")])
+def test_names_with_dots_are_samples_of_their_own(name: str, ends: tuple[str, ...], tmp_path: Path) -> None:
+    files = [
+        (f"{name.format(n)}{end}", encoded(n) if end.lower() == ".png" else str(n % 3).encode())
+        for n in range(12)
+        for end in ends
+    ]
+    write_tar(tmp_path / "set.tar", files)
+    images = build(f"wds:{tmp_path}/set.tar")
+    assert images.labels is not None
+    assert images.labels.tolist() == [n % 3 for n in range(12)]
+    assert numbers(images.get(range(12)).float() / 127.5 - 1) == list(range(12))
+    assert images.left_out == ()
+
+
+def test_several_images_of_a_sample_are_one_and_the_others_counted(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a-0.tar", [(f"{n}.view{v}.png", encoded(n)) for n in range(9) for v in range(3)])
+    write_tar(tmp_path / "a-1.tar", [(f"9.view{v}.png", encoded(9)) for v in range(3)])
+    images = build(f"wds:{tmp_path}/a-{{0..1}}.tar", labels=False)
+    assert numbers(images.get(range(len(images))).float() / 127.5 - 1) == list(range(10))
+    (left,) = images.left_out
+    assert (left.count, left.reason, left.told) == (20, "images beside the first of a sample", True)
+
+
+def test_what_is_no_sample_is_counted_by_its_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    link = tarfile.TarInfo("c.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+    folder = tarfile.TarInfo("set")
+    folder.type = tarfile.DIRTYPE
+    odd = [
+        ("set", folder),
+        ("a.mp4", b"x"),
+        ("b.mp4", b"x"),
+        ("c.png", link),
+        ("../d.png", b"x"),
+        ("LICENSE", b"x"),
+    ]
+    hidden = [(f"./._{name}", b"x") for name, _ in members(range(3))]
+    described = [one for n in range(3) for one in (*members([n]), (f"set/{n:03}.txt", b"a caption"))]
+    write_tar(tmp_path / "set.tar", [*odd, *hidden, *described])
+    images = build(f"wds:{tmp_path}/set.tar")
+    assert images.class_counts == {"0": 1, "1": 1, "2": 1}
+    found = {left.reason: (left.count, left.told) for left in images.left_out}
+    assert found["hidden, or a system's own"] == (6, False)
+    assert found[".mp4 files"] == (2, True)
+    assert found["links, pipes, sockets and devices"] == (1, True)
+    assert found["names that lead outside"] == (1, True)
+    assert found["names without an end as .png"] == (1, True)
+    assert len(caplog.messages) == 1
+
+
+def test_the_sample_without_a_class_is_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "set.tar", [*members([1]), ("a/b.png", encoded(2))])
+    with pytest.raises(
+        UserError, match=r"has no labels \(a/b.png has no class\): give each sample a member .cls"
+    ):
+        build(f"wds:{tmp_path}/set.tar")
+
+
 def test_files_are_joined_in_the_order_of_their_names_in_the_source(shards: Path) -> None:
     images = build(f"wds:{shards}/set-2.tar::{shards}/set-{{1,0}}.tar")
     assert numbers(images.get(range(COUNT)).float() / 127.5 - 1) == [*range(9, 15), *range(5, 9), *range(5)]

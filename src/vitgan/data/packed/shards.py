@@ -43,7 +43,7 @@ from vitgan.data.packed.index import (
     written,
 )
 from vitgan.data.packed.reader import PACKING
-from vitgan.data.reading import Skipped, quiet_decoding, read_image
+from vitgan.data.reading import Skipped, quiet_decoding, read_image, white_of
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, SourceModules, sending
 from vitgan.data.sources.streams import Sample, Stream
@@ -136,7 +136,8 @@ class _Converter:
         if sample is None:
             return read_image(self.source, number, self.plan)
         try:
-            return to_pixels(sample.picture(), self.plan.resolution, self.plan.channels)
+            white = white_of(self.source)
+            return to_pixels(sample.picture(), self.plan.resolution, self.plan.channels, white)
         except Exception as error:  # decoders raise almost anything on damaged data
             return Skipped(sample.name, reason(error))
 

@@ -31,8 +31,10 @@ from vitgan.data.packed.shards import (
     finish,
     whole_shards,
 )
+from vitgan.data.reading import white_of
 from vitgan.data.sources import Source
 from vitgan.data.sources.files import as_hashed
+from vitgan.data.transforms import WHITE
 from vitgan.errors import UserError
 from vitgan.io import try_lock
 
@@ -56,6 +58,8 @@ def plan_of(source: Source, name: str, *, resolution: int, channels: int, shard_
         digest.update(labels.astype("<i8").tobytes())
     for part in source.content():
         digest.update(part)
+    if (white := white_of(source)) != WHITE:
+        digest.update(repr(white).encode())
     return Plan(
         source=Path(name).name if Path(name).expanduser().exists() else name,
         origin=digest.hexdigest(),

@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import pickle
 import sys
@@ -27,11 +28,14 @@ from PIL import Image
 
 from vitgan import registry
 from vitgan.config import named
-from vitgan.data.packed.reader import is_packed, open_packed
+from vitgan.data.packed.reader import PackedSource, is_packed, open_packed
+from vitgan.data.retry import Unreachable
 from vitgan.data.sources.arrays import ArraySource, check_source, open_array_file
 from vitgan.data.sources.files import FolderSource, open_folder, open_zip
 from vitgan.data.sources.hub import open_hub
+from vitgan.data.sources.streams import Stream
 from vitgan.data.sources.tars import open_tars
+from vitgan.data.transforms import LOOKED_AGAIN, LOOKED_AT, WHITE, Look, is_image, look_at, readable_suffixes
 from vitgan.errors import UserError
 from vitgan.io import replacing
 
@@ -71,13 +75,21 @@ def open_source(source: str) -> Source:
     registered part stand values for the fields of its dataclass. Raises UserError, in one sentence, where the
     source cannot be opened.
     """
+    name, _, words = source.partition(":")
+    if name in registry.names("source"):
+        return _open_part(name, words)
+    opened = _open(source)
+    if not isinstance(opened, PackedSource):  # whose pixels have 8 bits
+        opened.look = _look_at(opened)
+    return opened
+
+
+def _open(source: str) -> Any:
+    """Open a source that is no registered part. Raises UserError."""
     if source.startswith("wds:"):
         return open_tars(source, data_root())
     if source.startswith("hf:"):
         return open_hub(source, data_root())
-    name, _, words = source.partition(":")
-    if name in registry.names("source"):
-        return _open_part(name, words)
     path = Path(source).expanduser()
     if path.is_dir():
         return open_packed(source, path) if is_packed(path) else open_folder(source, path)
@@ -85,7 +97,50 @@ def open_source(source: str) -> Source:
         return open_zip(source, path)
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         return open_array_file(source, path)
-    raise UserError(_unknown(source))
+    raise UserError(_unknown(source, path))
+
+
+def _look_at(source: Source) -> Look:
+    """A look at pictures that are spread over the source, of a stream at the first."""
+    found = _look_at_some(source, LOOKED_AT)
+    return found if found.white == WHITE else _look_at_some(source, LOOKED_AGAIN)
+
+
+def _look_at_some(source: Source, most: int) -> Look:
+    if isinstance(source, Stream):
+        try:
+            first = itertools.islice(source.after(range(len(source.counts)), 0), most // 4)
+            return look_at(_opened((sample.name, sample.picture) for sample in first))
+        except Unreachable:
+            return Look()
+    chosen = sorted({at * len(source) // most for at in range(most)})
+    return look_at(_opened((source.item(at), functools.partial(source.picture, at)) for at in chosen))
+
+
+def _opened(pictures: Iterator[tuple[str, Callable[[], Image.Image]]]) -> Iterator[tuple[str, Image.Image]]:
+    for name, open_picture in pictures:
+        with contextlib.suppress(Exception):  # decoders raise almost anything on damaged data
+            picture = open_picture()
+            yield name, picture
+
+
+def relative_to(source: str, folder: Path) -> str:
+    """The source with the paths in it that are relative taken as relative to `folder`.
+
+    Names of registered sources and of the Hub, URLs and absolute paths stay as they are.
+    """
+    if source.startswith("wds:"):
+        parts = source.removeprefix("wds:").split("::")
+        return "wds:" + "::".join(part if "://" in part else _joined(part, folder) for part in parts)
+    if source.startswith("hf:"):
+        name, colon, rest = source.removeprefix("hf:").partition(":")
+        return f"hf:{_joined(name, folder)}{colon}{rest}" if name and (folder / name).is_dir() else source
+    named = source.partition(":")[0] in registry.names("source")
+    return source if named else _joined(source, folder)
+
+
+def _joined(path: str, folder: Path) -> str:
+    return path if path.startswith("~") else os.path.normpath(folder / path)
 
 
 class SourceOptions(Protocol):
@@ -118,7 +173,37 @@ def data_root() -> Path:
     return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
 
 
-def _unknown(source: str) -> str:
+# What files that are no sources are, by the ends of their names, and what to do with them.
+OTHER_FILES = {
+    (".rar", ".7z", ".xz", ".zst", ".bz2", ".gz", ".lz4", ".cab", ".iso", ".dmg"): (
+        "a compressed file or an archive that is not read: unpack it and pass the folder, or pack it as .zip"
+    ),
+    (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz"): (
+        "a tar file: pass wds: and its path, or unpack it and pass the folder"
+    ),
+    (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".xls", ".xlsx", ".yaml", ".yml", ".html"): (
+        "a table or a text, no images: pass the folder of the images; labels go into sub-folders or a "
+        "dataset.json"
+    ),
+    (".parquet", ".arrow", ".feather"): "a table: pass hf: and the folder in which it lies",
+    (".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".pth", ".tfrecord", ".tfrecords", ".mdb", ".lmdb"): (
+        "a file of another library: write its images as a folder, a .zip, or an .npz with numpy"
+    ),
+    (".mp4", ".avi", ".mov", ".mkv", ".webm"): "a film: write its frames into a folder, and pass that",
+}
+
+
+def _unknown(source: str, path: Path) -> str:
+    """The sentence about a source that is neither a name nor a path of a kind that is read."""
+    if path.is_file():
+        others = f"{', '.join(registry.names('source'))}, folders, .zip, .npy and .npz files"
+        return f"{source} is {_file_kind(path)}; sources are {others}."
+    if path.exists():
+        return (
+            f"{source} is no plain file or folder but a pipe, a socket or a device: pass a folder of images."
+        )
+    if path.is_symlink():
+        return f"{source} is a broken link, to {path.readlink()}: pass the folder or file itself."
     named = registry.names("source")
     near = difflib.get_close_matches(source.lower(), named, n=1, cutoff=0.5)
     guess = f" (did you mean {near[0]}?)" if near else ""
@@ -127,6 +212,18 @@ def _unknown(source: str) -> str:
         "the path of a folder or .zip of images, of a packed folder, or of a .npy or .npz file, "
         "wds: and tar files, or hf: and the name of a data set; a source of your own needs --use FILE.py."
     )
+
+
+def _file_kind(path: Path) -> str:
+    """What an existing file is that is no source, and what to do with it, as a clause."""
+    name = path.name.lower()
+    kinds = {end: text for ends, text in OTHER_FILES.items() for end in ends}
+    if fitting := [end for end in kinds if name.endswith(end)]:
+        return kinds[max(fitting, key=len)]
+    with path.open("rb") as file:
+        if is_image(file) or name.endswith(readable_suffixes()):
+            return "one image, which is no set: pass the folder in which it lies"
+    return "a file of a kind that is not read: pass a folder or .zip of images, or a .npy or .npz file"
 
 
 # --- Sources by name

@@ -27,6 +27,9 @@ class ArraySource:
     is empty; name: what messages call the source. Raises UserError where the arrays are anything else.
     """
 
+    unlabelled = ""
+    labels_advice = f"save the images as .npz with the integers under {LABEL_KEYS[0]}"
+
     def __init__(
         self, name: str, images: np.ndarray, labels: np.ndarray | None = None, classes: tuple[str, ...] = ()
     ) -> None:

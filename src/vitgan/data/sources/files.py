@@ -4,11 +4,14 @@ import itertools
 import os
 import re
 import stat
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -16,15 +19,24 @@ from PIL import Image
 from vitgan.config import brief
 from vitgan.data.retry import Unreachable, reaching
 from vitgan.data.sources.arrays import MOST_CLASSES
-from vitgan.data.transforms import UnreadableImage, open_image, read_bounded
-from vitgan.errors import UserError
+from vitgan.data.transforms import (
+    FORMATS,
+    UnreadableImage,
+    is_image,
+    open_image,
+    read_bounded,
+    readable_suffixes,
+)
+from vitgan.errors import UserError, one_line
 from vitgan.io import parse_json
+from vitgan.terminal import printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LABEL_FILE = "dataset.json"
 # Only a folder of at most so many files and bytes is read to know its content; of others names and sizes
 # count.
 MOST_FILES_READ, MOST_BYTES_READ = 20_000, 2**30
+
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 
@@ -54,13 +66,144 @@ def as_hashed(labels: np.ndarray | None, classes: tuple[str, ...]) -> Labels:
     return np.argsort(order)[labels], tuple(classes[number] for number in order)
 
 
-class FolderSource:
-    """Image files below `root`; names are paths relative to it, with forward slashes, sorted."""
+# --- What is met in a source, and left out of it
 
-    def __init__(self, root: Path, names: list[str], labels: Labels = (None, ())) -> None:
-        self.root = root
+# Of the system or of a program that shows pictures: thumbnails, bins, the second half of a file of macOS.
+CLUTTER = frozenset(
+    ("__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "lost+found", "#recycle")
+) | frozenset(("@recycle", "$recycle.bin", "system volume information"))
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"))
+HIDDEN = "hidden, or a system's own"
+NOT_PLAIN = "links, pipes, sockets and devices"
+OUTSIDE = "names that lead outside"
+HEIF = ", for which Pillow needs `pip install pillow-heif`"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files of a source that are not among its images.
+
+    reason: what they are, in the plural; count: how many; name: the first of them; told: whether training
+    says so at its start, or `vitgan data info` alone, as of hidden files.
+    """
+
+    reason: str
+    count: int
+    name: str
+    told: bool = True
+
+    def text(self) -> str:
+        """The reason, count and example, as a clause."""
+        return f"{self.reason}: {self.count:,}, as {printable(self.name)}"
+
+
+class Inventory:
+    """The files that are met in a source: the names of its images, and what is left out, by reason."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.label_files: dict[str, str] = {}
+        """Each file called `dataset.json`: its tidy name and its own."""
+        self._left: dict[str, LeftOut] = {}
+
+    def leave(self, name: str, reason: str, *, told: bool = True) -> None:
+        """Count a file or folder that is left out for a reason."""
+        before = self._left.get(reason)
+        count, name = (1, name) if before is None else (before.count + 1, min(before.name, name))
+        self._left[reason] = LeftOut(reason, count, name, told)
+
+    def judge(self, name: str, opened: Callable[[], IO[bytes]]) -> None:
+        """Take a plain file as an image, or leave it out, by the end of its name.
+
+        A name without an end that tells is judged by the content, which `opened` opens.
+        """
+        own = tidy(name)
+        base = own.rpartition("/")[2]
+        suffix = suffix_of(base)
+        if base == LABEL_FILE:
+            self.label_files[own] = name
+        elif suffix in readable_suffixes():
+            self.names.append(name)
+        elif suffix:
+            self.leave(name, of_suffix(suffix))
+        else:
+            try:
+                with opened() as file:
+                    self.names.append(name) if is_image(file) else self.leave(name, "no images, by content")
+            except DAMAGED_ZIP as error:
+                self.leave(name, f"files that cannot be read ({one_line(error)})")
+
+    def labels_at(self, place: str) -> str | None:
+        """The own name of the `dataset.json` in the first folder above `place` that has one, or in `place`.
+
+        Any other is left out.
+        """
+        parts = place.split("/") if place else []
+        above = ["/".join([*parts[:depth], LABEL_FILE]) for depth in range(len(parts) + 1)]
+        found = next((self.label_files[path] for path in above if path in self.label_files), None)
+        for own in self.label_files.values():
+            if own != found:
+                self.leave(own, f"{LABEL_FILE} elsewhere than above all images")
+        return found
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What was left out, the most frequent reason first."""
+        return tuple(sorted(self._left.values(), key=lambda left: (-left.count, left.reason)))
+
+
+def tidy(path: str) -> str:
+    """A path within a set with forward slashes, without a drive, a slash or "./" at its beginning."""
+    path = path.replace("\\", "/")
+    if re.match(r"[A-Za-z]:/", path):
+        path = path[2:]
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def is_clutter(path: str) -> bool:
+    """Whether a part of the tidy `path` is hidden, or such as systems and programs put beside pictures."""
+    parts = path.split("/")
+    return any((part.startswith(".") and part != "..") or part.lower() in CLUTTER for part in parts)
+
+
+def suffix_of(base: str) -> str:
+    """The end of a file's name that tells its kind, as ".png"; empty where it has none, as in "a.2024-01"."""
+    match = re.search(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9]{1,10}$", base)
+    return "" if match is None else match[0].lower()
+
+
+def of_suffix(suffix: str) -> str:
+    """What files are that end in `suffix`, which are left out."""
+    return f"{suffix} files{HEIF if suffix in FORMATS['HEIF'] else ''}"
+
+
+# --- Folders and zips
+
+
+@dataclass(frozen=True)
+class Found:
+    """The labels that a folder or a zip carries, and what was left out of it.
+
+    labels: numbers and names, as `read_labels` gives them; before: what earlier versions took for the
+    labels, None where that is the same; unlabelled: why there are none, as a clause; left_out: see `LeftOut`.
+    """
+
+    labels: Labels
+    before: Labels | None = None
+    unlabelled: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class NamedImages:
+    """Images by their names, with what was `Found` beside them."""
+
+    labels_advice = f"sort its images into one sub-folder a class, add a {LABEL_FILE}"
+
+    def __init__(self, names: list[str], found: Found | None) -> None:
+        found = found or Found((None, ()))
         self.names = names
-        self.labels, self.classes = labels
+        self.labels, self.classes = found.labels
+        self.labels_before, self.unlabelled, self.left_out = found.before, found.unlabelled, found.left_out
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,6 +211,14 @@ class FolderSource:
     def item(self, index: int) -> str:
         """The name of one image, for messages."""
         return self.names[index]
+
+
+class FolderSource(NamedImages):
+    """Image files below `root`; names are paths relative to it, with forward slashes, sorted."""
+
+    def __init__(self, root: Path, names: list[str], found: Found | None = None) -> None:
+        super().__init__(names, found)
+        self.root = root
 
     def picture(self, index: int) -> Image.Image:
         """One image, opened. Raises Unreachable where the folder is gone."""
@@ -77,11 +228,19 @@ class FolderSource:
 
     def content(self) -> Iterator[bytes]:
         """Names, sizes in bytes and, of a small set, checksums, which tell this set from any other."""
-        sizes = [(self.root / name).stat().st_size for name in self.names]
-        read = len(sizes) <= MOST_FILES_READ and sum(sizes) <= MOST_BYTES_READ
+        sizes = [_size(self.root / name) for name in self.names]
+        read = len(sizes) <= MOST_FILES_READ and sum(size or 0 for size in sizes) <= MOST_BYTES_READ
         for name, size in zip(self.names, sizes, strict=True):
             checksum = f" {_checksum(self.root / name)}" if read else ""
             yield f"{name} {size}{checksum}\n".encode(errors="surrogateescape")
+
+
+def _size(path: Path) -> int | None:
+    """The size of a file in bytes; None where the system does not say, as within a folder without access."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _checksum(path: Path) -> int | str:
@@ -96,24 +255,16 @@ def _checksum(path: Path) -> int | str:
         return "unreadable"
 
 
-class ZipSource:
+class ZipSource(NamedImages):
     """Images inside a zip, read where they lie and never unpacked."""
 
-    def __init__(self, path: Path, names: list[str], labels: Labels = (None, ())) -> None:
+    def __init__(self, path: Path, names: list[str], found: Found | None = None) -> None:
+        super().__init__(names, found)
         self.path = path
-        self.names = names
-        self.labels, self.classes = labels
         self._opened: tuple[int, zipfile.ZipFile] | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
-
-    def item(self, index: int) -> str:
-        """The name of one image, for messages."""
-        return self.names[index]
 
     def picture(self, index: int) -> Image.Image:
         """One image, opened. Raises Unreachable where the zip is gone."""
@@ -140,47 +291,100 @@ class ZipSource:
 
 def open_folder(name: str, root: Path) -> FolderSource:
     """All images below a folder. Raises UserError where there are none, or `dataset.json` is wrong."""
-    names = sorted(_walk(root))
-    _check_any(name, names)
-    label_file = root / LABEL_FILE
-    text = label_file.read_bytes() if label_file.is_file() else None
-    return FolderSource(root, names, read_labels(name, names, text))
+    found = _walk(name, root)
+    names = sorted(found.names)
+    return FolderSource(root, names, _labels(name, names, found, lambda file: (root / file).read_bytes()))
 
 
 def open_zip(name: str, path: Path) -> ZipSource:
     """All images in a zip. Raises UserError where it is no zip or has none, or `dataset.json` is wrong."""
+    found = Inventory()
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename for info in archive.infolist() if _is_file(info)}
-            text = _label_text(archive) if LABEL_FILE in members else None
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
+            members = {info.filename: info for info in archive.infolist()}
+            for info in members.values():
+                _meet(found, archive, info)
+            for twice in (Counter(archive.namelist()) - Counter(list(members))).elements():
+                found.leave(twice, "members of a name that comes again")
+            names = sorted(found.names)
+            return ZipSource(path, names, _labels(name, names, found, lambda file: _read(archive, file)))
+    except (*DAMAGED_ZIP, UnicodeError) as error:
         raise UserError(
             f"{name} cannot be read as a zip ({error}): pack it again or pass a folder."
         ) from error
-    names = sorted(member for member in members if _is_image(member))
-    _check_any(name, names)
-    return ZipSource(path, names, read_labels(name, names, text))
 
 
-def _is_file(info: zipfile.ZipInfo) -> bool:
+def _meet(found: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Take a member of a zip as an image or leave it out; a folder is neither."""
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
-    return not info.is_dir() and kind in (0, stat.S_IFREG)
+    if info.is_dir() or info.filename.endswith("\\"):
+        return
+    if is_clutter(tidy(info.filename)):
+        found.leave(info.filename, HIDDEN, told=False)
+    elif kind not in (0, stat.S_IFREG):
+        found.leave(info.filename, NOT_PLAIN)
+    elif ".." in tidy(info.filename).split("/"):
+        found.leave(info.filename, OUTSIDE)
+    else:
+        found.judge(info.filename, lambda: archive.open(info))
 
 
-def _label_text(archive: zipfile.ZipFile) -> bytes:
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
-        with archive.open(LABEL_FILE) as file:
+        with archive.open(name) as file:
             return read_bounded(file)
     except UnreadableImage as error:
         raise zipfile.BadZipFile(f"{LABEL_FILE}: {error}") from error
 
 
-def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
+# --- Labels
+
+
+def _labels(name: str, names: list[str], found: Inventory, read: Callable[[str], bytes]) -> Found:
+    """The labels of the images `names`, out of a `dataset.json` that `read` reads, or of their folders.
+
+    Raises UserError where there are no images, or `dataset.json` is wrong.
+    """
+    paths = [tidy(path) for path in names]
+    place = _above(paths)
+    file = found.labels_at(place)
+    if not names:
+        lines = "; ".join(left.text() for left in found.left_out)
+        raise UserError(
+            f"{name} has no images{f' ({lines})' if lines else ''}: put files that end in "
+            f"{', '.join(readable_suffixes())} into it."
+        )
+    text = None if file is None else read(file)
+    where = "" if file is None else tidy(file).removesuffix(LABEL_FILE)
+    labels = read_labels(name, paths, text, where)
+    before = None if file == LABEL_FILE else _of_parts([path.split("/") for path in names])
+    why = "" if labels[0] is not None else _why_unlabelled(paths, place, text is not None)
+    same = before is None or _same(before, labels)
+    return Found(labels, None if same else before, why, found.left_out)
+
+
+def _same(a: Labels, b: Labels) -> bool:
+    if a[0] is None or b[0] is None:
+        return a[0] is b[0]
+    return a[1] == b[1] and np.array_equal(a[0], b[0])
+
+
+def _above(paths: list[str]) -> str:
+    """The deepest folder in which all images lie, as `dataset.json` or folders of classes may do."""
+    # What the first and the last in the order of letters begin with, all that lie between begin with.
+    ends = min(paths, default="").split("/")[:-1], max(paths, default="").split("/")[:-1]
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
+    return "/".join(part for part, _ in shared)
+
+
+def read_labels(name: str, names: list[str], text: bytes | None, place: str = "") -> Labels:
     """The labels int64 (N,) of the images `names`, or None, and the names of the classes.
 
     They come from `text`, the content of a `dataset.json` as StyleGAN's `dataset_tool.py` writes it, with the
-    names of the classes beside the labels; without one from the sub-folders, where every image lies in
-    exactly one and there are two or more. Raises UserError, naming the entry, where `text` is wrong.
+    names of the classes beside the labels, its paths relative to the folder `place` ("a/") in which it lies
+    or to the set. Without one they come from the sub-folders, those in the deepest folder that holds
+    everything, where every image lies in exactly one and there are two or more; of "train" and "test" from
+    those below. Raises UserError, naming the entry, where `text` is wrong.
     """
     if text is None:
         return _from_folders(names)
@@ -194,13 +398,27 @@ def read_labels(name: str, names: list[str], text: bytes | None) -> Labels:
         raise UserError(f'{where} must be {{"labels": [[path, index], ...] or null, "classes": [...]}}.')
     if content.get("labels") is None:
         return None, ()
-    return _from_entries(where, names, content["labels"], content.get("classes") or [])
+    positions = _positions(names, place)
+    return _from_entries(where, names, positions, content["labels"], content.get("classes") or [])
 
 
-def _from_entries(where: str, names: list[str], entries: list[Any], classes: list[Any]) -> Labels:
+def _positions(names: list[str], place: str) -> dict[str, int]:
+    """The number of each image by its path in the set, or below a folder of it, with letters composed too.
+
+    Where two of these are the same path the one relative to `place` counts.
+    """
+    found: dict[str, int] = {}
+    for prefix in (f"{_above(names)}/", "", place):
+        own = {name.removeprefix(prefix): number for number, name in enumerate(names)}
+        found |= {unicodedata.normalize("NFC", path): number for path, number in own.items()} | own
+    return found
+
+
+def _from_entries(
+    where: str, names: list[str], positions: dict[str, int], entries: list[Any], classes: list[Any]
+) -> Labels:
     if not isinstance(classes, list):
         raise UserError(f"{where} has the classes {brief(classes)}, but they must be a list of names.")
-    positions = {name: position for position, name in enumerate(names)}
     labels = np.full(len(names), -1, dtype=np.int64)
     for entry in entries:
         position, index = _checked_entry(where, entry, positions, len(classes))
@@ -220,10 +438,11 @@ def _checked_entry(where: str, entry: Any, positions: dict[str, int], classes: i
             pass
         case _:
             raise UserError(f"{where} has the entry {brief(entry)}, but each must be [path, index].")
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+    if PurePosixPath(path).is_absolute() or ".." in path.replace("\\", "/").split("/"):
         raise UserError(
             f"{where} has the entry {brief(entry)}, whose path leads outside: use paths within the set."
         )
+    path = path if path in positions else unicodedata.normalize("NFC", tidy(path))
     if path not in positions:
         raise UserError(f"{where} has the entry {brief(entry)}, but there is no such image.")
     if not 0 <= index < (classes or MOST_CLASSES):
@@ -239,7 +458,18 @@ def _from_folders(names: list[str]) -> Labels:
 
     There are no labels where an image lies elsewhere, or there is one folder only.
     """
-    parts = [name.split("/") for name in names]
+    return _of_parts(_parts(names))
+
+
+def _parts(names: list[str]) -> list[list[str]]:
+    """The parts of the paths below the folder in which all images lie, or below "train" and "test" there."""
+    depth = len(list(filter(None, _above(names).split("/"))))
+    parts = [name.split("/")[depth:] for name in names]
+    split = all(len(part) == 3 and part[0].lower() in SPLITS for part in parts)
+    return [part[1:] for part in parts] if split else parts
+
+
+def _of_parts(parts: list[list[str]]) -> Labels:
     classes = FolderNames(sorted({part[0] for part in parts}, key=natural))
     if any(len(part) != 2 for part in parts) or len(classes) < 2:
         return None, ()
@@ -247,25 +477,70 @@ def _from_folders(names: list[str]) -> Labels:
     return np.array([index[part[0]] for part in parts], dtype=np.int64), classes
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The paths of all images below `root`, relative to it; links to folders are followed."""
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
+def _why_unlabelled(names: list[str], place: str, told: bool) -> str:
+    """Why the images have no labels, as a clause; `told` where a `dataset.json` says so."""
+    if told:
+        return f"its {LABEL_FILE} says that there are none"
+    parts = _parts(names)
+    flat = [name for name, part in zip(names, parts, strict=True) if len(part) == 1]
+    deep = [name for name, part in zip(names, parts, strict=True) if len(part) > 2]
+    if len(flat) == len(names):
+        return f"all its images lie in one folder, {printable(place)}" if place else "it has no sub-folders"
+    odd, where = (flat, "beside its sub-folders") if flat else (deep, "deeper than in a sub-folder")
+    more = f" and {len(odd) - 1:,} more" if len(odd) > 1 else ""
+    return f"{printable(odd[0])}{more} {'lie' if more else 'lies'} {where}" if odd else "one class is none"
+
+
+# --- Walking
+
+
+def _walk(name: str, root: Path) -> Inventory:
+    """What lies below a folder, with paths relative to it; links to folders are followed.
+
+    Raises UserError where the folder itself may not be read.
+    """
+    found, seen = Inventory(), set[str]()
+    folders, links = [""], list[str]()  # a folder that is there twice goes by its own name, not by a link's
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        real = os.path.realpath(root / folder)
         if real in seen:  # a link back to a folder above would never end
-            folders.clear()
+            found.leave(folder, "links to folders that are read already", told=False)
             continue
         seen.add(real)
-        relative = Path(folder).relative_to(root)
-        yield from (path for file in files if _is_image(path := (relative / file).as_posix()))
+        try:
+            with os.scandir(root / folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            if not folder:
+                raise UserError(
+                    f"{name} cannot be read ({error.strerror}): see to its permissions, or pass another."
+                ) from error
+            found.leave(folder, f"folders that cannot be read ({error.strerror})")
+            continue
+        if folder and not entries:
+            found.leave(folder, "empty folders")
+        for entry in reversed(entries):
+            if (path := _enter(found, root, folder, entry)) is not None:
+                (links if entry.is_symlink() else folders).append(path)
+    return found
 
 
-def _is_image(path: str) -> bool:
-    parts = path.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and path.lower().endswith(SUFFIXES)
-
-
-def _check_any(name: str, names: list[str]) -> None:
-    if not names:
-        raise UserError(f"{name} has no images: put files that end in {', '.join(SUFFIXES)} into it.")
+def _enter(found: Inventory, root: Path, folder: str, entry: os.DirEntry[str]) -> str | None:
+    """The path of an entry that is a folder to walk into; any other is taken or left out."""
+    path = f"{folder}/{entry.name}" if folder else entry.name
+    if is_clutter(entry.name):
+        found.leave(path, HIDDEN, told=False)
+        return None
+    try:
+        if entry.is_dir():
+            return path
+        if entry.is_file():
+            found.judge(path, lambda: (root / path).open("rb"))
+            return None
+        entry.stat()  # raises for a link to nowhere
+        found.leave(path, "pipes, sockets and devices")
+    except OSError as error:
+        broken = "broken links" if entry.is_symlink() else f"files that cannot be reached ({error.strerror})"
+        found.leave(path, broken)
+    return None

@@ -32,6 +32,8 @@ class HubStream(Stream):
     streams it; counts: the file in which the labels are kept once they are counted, or None.
     """
 
+    labels_advice = "choose a set, or a configuration, with a column of the type ClassLabel"
+
     def __init__(self, source: str, identity: list[str], rows: Any, counts: Path | None) -> None:
         self.source, self._identity, self._rows = source, identity, rows
         folder = Path(source.removeprefix("hf:").split(":")[0])
@@ -42,6 +44,7 @@ class HubStream(Stream):
             raise UserError(f"{source} has no images: choose another split, as in hf:NAME:CONFIG:SPLIT.")
         names = () if label is None or self.labels is None else rows.features[label].names
         self.classes = tuple(names)
+        self.unlabelled = "" if names else _why_unlabelled(label)
         super().__init__([count], 1.0)
         sizes = [len(sample.data or b"") for sample in itertools.islice(self.read(0, 0), FIRST)]
         self.sample_bytes = sum(sizes) / len(sizes)
@@ -134,6 +137,10 @@ def _load(source: str, name: str, config: str, split: str) -> tuple[Any, list[st
         ) from error
     files = (builder.config.data_files or {}).get(split)
     return rows, [] if files is None else [*files, *map(str, files.origin_metadata)]
+
+
+def _why_unlabelled(label: str | None) -> str:
+    return "it has no ClassLabel column" if label is None else f"a row has no {label}"
 
 
 def _columns(source: str, features: Any) -> tuple[str, str | None]:

@@ -1,7 +1,8 @@
 """The source `wds:TARS`: tar files of samples in the layout of webdataset, on this machine or a web server.
 
-The members of a sample have the same name up to the first dot of the base name. The first of them whose name
-ends as that of an image is its image; `.cls`, or "label" in `.json`, is the number of its class.
+The members of a sample have the same name up to the first dot of the base name, or up to the last where names
+have dots of their own. The first of them whose name ends as that of an image is its image; `.cls`, or "label"
+in `.json`, is the number of its class.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,21 @@ from vitgan.compat import BoundedHeader, next_member
 from vitgan.config import brief
 from vitgan.data.retry import Unreachable, reaching
 from vitgan.data.sources.arrays import MOST_CLASSES
-from vitgan.data.sources.files import SUFFIXES
+from vitgan.data.sources.files import (
+    HIDDEN,
+    NOT_PLAIN,
+    OUTSIDE,
+    Inventory,
+    LeftOut,
+    is_clutter,
+    of_suffix,
+    suffix_of,
+    tidy,
+)
 from vitgan.data.sources.streams import Sample, Stream, read_count, write_count
-from vitgan.data.transforms import reason
+from vitgan.data.transforms import readable_suffixes, reason
 from vitgan.errors import UserError
+from vitgan.terminal import printable
 
 logger = logging.getLogger("vitgan")
 MOST_SHARDS = 100_000
@@ -174,22 +186,33 @@ class Shard:
     """What was counted in a tar file.
 
     count: its samples; size: the bytes of their images; labels: one a sample, None where one is missing;
-    digest: the SHA-256 of the names, sizes and labels of its samples.
+    digest: the SHA-256 of the names, sizes and labels of its samples; unlabelled: the name of the first
+    sample without a label, or ""; dotted: whether names have dots of their own, so that a sample's name ends
+    at the last dot and not at the first; left_out: the fields of each `LeftOut`.
     """
 
     count: int
     size: int
     labels: list[int] | None
     digest: str
+    unlabelled: str
+    dotted: bool
+    left_out: list[list[Any]]
 
 
 class TarStream(Stream):
     """The samples of tar files, each file a shard; a damaged file ends where the damage begins."""
 
+    labels_advice = 'give each sample a member .cls, or "label" in .json, with the number of its class'
+
     def __init__(self, urls: list[str], shards: list[Shard]) -> None:
         counts = [shard.count for shard in shards]
         super().__init__(counts, sum(shard.size for shard in shards) / max(sum(counts), 1))
         self.urls, self._digests = urls, [shard.digest for shard in shards]
+        self._dotted = [shard.dotted for shard in shards]
+        self.left_out = _left_out_of(shards)
+        lacking = next((shard.unlabelled for shard in shards if shard.labels is None), "")
+        self.unlabelled = lacking and f"{printable(lacking)} has no class"
         self.labels = None
         if all(shard.labels is not None for shard in shards):
             self.labels = np.array([n for shard in shards for n in shard.labels or ()], dtype=np.int64)
@@ -200,7 +223,7 @@ class TarStream(Stream):
         """The samples of a shard from its number `start` on. Raises Unreachable where the file is gone."""
         first, count, number = int(self.offsets[shard]), self.counts[shard], start
         place = self.urls[shard].rsplit("/", 1)[-1]
-        for group in _groups(self.urls[shard], data_from=start):
+        for group in _groups(self.urls[shard], start, dotted=self._dotted[shard]):
             if start <= group.number < count:
                 number = group.number + 1
                 yield Sample(first + group.number, f"{group.name} in {place}", group.data, group.reason)
@@ -222,11 +245,26 @@ def open_tars(source: str, cache: Path) -> TarStream:
     for url in urls:
         _check_url(source, url)
     shards = [_counted(url, cache / "counts") for url in urls]
+    dotted = 2 * sum(shard.count for shard in shards if shard.dotted) > sum(shard.count for shard in shards)
+    for number, shard in enumerate(shards):
+        if shard.dotted != dotted:  # a file of few samples may look otherwise than the others of its set
+            shards[number] = _scan(urls[number], dotted)
     if not sum(shard.count for shard in shards):
+        lines = "; ".join(left.text() for left in _left_out_of(shards))
         raise UserError(
-            f"{source} has no images: its samples need a member that ends in .jpg, .png or alike."
+            f"{source} has no images: its samples need a member that ends in .jpg, .png or alike"
+            f"{f' ({lines})' if lines else ''}."
         )
     return TarStream(urls, shards)
+
+
+def _left_out_of(shards: list[Shard]) -> tuple[LeftOut, ...]:
+    """What was left out of several tar files, the most frequent reason first."""
+    found: dict[str, LeftOut] = {}
+    for left in (LeftOut(*one) for shard in shards for one in shard.left_out):
+        before = found.get(left.reason)
+        found[left.reason] = left if before is None else replace(before, count=before.count + left.count)
+    return tuple(sorted(found.values(), key=lambda left: (-left.count, left.reason)))
 
 
 def _check_url(source: str, url: str) -> None:
@@ -252,7 +290,8 @@ def _counted(url: str, cache: Path) -> Shard:
         if not _is_web(url):
             return _scan(url)
         with WebFile(url) as file:
-            key = hashlib.sha256(f"{url}\n{file.size}\n{file.tag}".encode()).hexdigest()
+            names = " ".join(one.name for one in fields(Shard))  # of another version: again
+            key = hashlib.sha256(f"{url}\n{file.size}\n{file.tag}\n{names}".encode()).hexdigest()
     except Unreachable as loss:
         raise UserError(f"{url} cannot be read ({loss.reason}): check the address and the network.") from loss
     path = cache / f"{key}.json"
@@ -263,18 +302,64 @@ def _counted(url: str, cache: Path) -> Shard:
     return shard
 
 
-def _scan(url: str) -> Shard:
-    """What is in a tar file, which is read to its end. Raises UserError where it cannot be reached."""
-    size, digest, labels = 0, hashlib.sha256(), list[int | None]()
+def _scan(url: str, dotted: bool | None = None) -> Shard:
+    """What is in a tar file, which is read to its end; None for `dotted` finds out what the names are like.
+
+    Raises UserError where it cannot be reached.
+    """
     try:
-        for group in _groups(url, data_from=None):
-            size += group.size
-            labels.append(group.label)
-            digest.update(f"{group.name} {group.size} {group.label}\n".encode(errors="surrogateescape"))
+        names = _Names()
+        shard = _summed(url, names, dotted=bool(dotted))
+        return _summed(url, names, dotted=True) if dotted is None and names.dotted else shard
     except Unreachable as loss:
         raise UserError(f"{url} cannot be read ({loss.reason}): check that it is there to its end.") from loss
+
+
+class _Names:
+    """Counts by which the names of a tar's images are told from those with dots of their own.
+
+    In webdataset's layout a sample's name ends at the first dot: "7.left.png" and "7.right.png" are of one
+    sample. Of images called "a.1.png", "a.2.png" there would be one. There more different ends, such as
+    ".1.png", than samples are met, and the ends have numbers before their last dot.
+    """
+
+    MOST = 100_000  # different ends that are remembered
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._ends: set[str] = set()
+
+    def add(self, end: str) -> None:
+        """Count an image whose name ends in `end` behind the sample's name, as "1.png"."""
+        if len(self._ends) < self.MOST and re.search(r"\d.*\.", end):
+            self._ends.add(end)
+
+    @property
+    def dotted(self) -> bool:
+        """Whether a sample's name ends at its last dot."""
+        return len(self._ends) > self.samples
+
+
+def _summed(url: str, names: _Names, *, dotted: bool = False) -> Shard:
+    size, digest, labels, unlabelled = 0, hashlib.sha256(), list[int | None](), ""
+    left = Inventory()
+    for group in _groups(url, None, dotted=dotted, left=left, names=names):
+        size += group.size
+        labels.append(group.label)
+        if group.label is None and not unlabelled:
+            unlabelled = group.name
+        digest.update(f"{group.name} {group.size} {group.label}\n".encode(errors="surrogateescape"))
+    names.samples = len(labels)
     known = [label for label in labels if label is not None]
-    return Shard(len(labels), size, known if len(known) == len(labels) else None, digest.hexdigest())
+    return Shard(
+        count=len(labels),
+        size=size,
+        labels=known if len(known) == len(labels) else None,
+        digest=digest.hexdigest(),
+        unlabelled=unlabelled,
+        dotted=dotted,
+        left_out=[list(astuple(one)) for one in left.left_out],
+    )
 
 
 @dataclass
@@ -282,7 +367,7 @@ class _Group:
     """A sample, filled in as its members are met.
 
     number: in its shard; key: the name that its members share; name, size, data: of its image, with the
-    reason why there is no data; label: the number of its class, or None.
+    reason why there is no data; label: the number of its class, or None; others: members that are neither.
     """
 
     number: int
@@ -292,41 +377,69 @@ class _Group:
     data: bytes | None = None
     reason: str = ""
     label: int | None = None
+    others: list[str] = field(default_factory=list)
+
+    def end(self, left: Inventory) -> None:
+        """Count the members of a sample without an image as left out; beside an image they describe it."""
+        for name in () if self.name else self.others:
+            suffix = suffix_of(name.rpartition("/")[2])
+            left.leave(name, of_suffix(suffix) if suffix else "names without an end as .png")
 
 
-def _groups(url: str, data_from: int | None) -> Iterator[_Group]:
+def _groups(
+    url: str,
+    data_from: int | None,
+    *,
+    dotted: bool,
+    left: Inventory | None = None,
+    names: _Names | None = None,
+) -> Iterator[_Group]:
     """The samples of a tar file that have an image, which is read from sample number `data_from` on.
 
-    With None no image is read, but the labels are. A damaged file ends with the sample in which the damage
-    is, and before it where that sample has lost its label. Raises Unreachable where the file is gone.
+    With None no image is read, but the labels are. `dotted` as in `Shard`; `left` counts what is passed over,
+    `names` the ends of the names. A damaged file ends with the sample in which the damage is, and before it
+    where that sample has lost its label. Raises Unreachable where the file is gone.
     """
+    left, names = left or Inventory(), names or _Names()
     group, labelled = _Group(0, ""), True
     try:
-        for found in _members(url):
-            key, suffix = _split(found.info.name)
+        for found in _members(url, left):
+            key, suffix = _split(found.info.name, dotted)
             if key != group.key:
+                group.end(left)
                 if group.name:
                     yield group
                     labelled = group.label is not None
                 group = _Group(group.number + bool(group.name), key)
-            _take(group, found, suffix, data_from)
+            _take(group, found, suffix, data_from, left, names)
     except DAMAGE as error:
         if data_from is None:
             logger.warning("%s is damaged (%s): what comes before is used.", url, reason(error))
             if labelled and group.label is None:  # one sample without a label would leave the set without any
                 return
+    group.end(left)
     if group.name:
         yield group
 
 
-def _take(group: _Group, found: "_Found", suffix: str, data_from: int | None) -> None:
+def _take(
+    group: _Group, found: "_Found", suffix: str, data_from: int | None, left: Inventory, names: _Names
+) -> None:
     """Add to the sample what one of its members says."""
-    if not group.name and found.info.name.lower().endswith(SUFFIXES):
-        group.name, group.size = found.info.name, found.info.size
+    name = found.info.name
+    image = name.lower().endswith(readable_suffixes())
+    if image:
+        names.add(suffix)
+    if image and not group.name:
+        group.name, group.size = name, found.info.size
         if data_from is not None and group.number >= data_from:
             group.data, group.reason = found.read(MAX_MEMBER)
+    elif image:
+        left.leave(name, "images beside the first of a sample")
     elif data_from is None and (kind := suffix.rpartition(".")[2]) in ("cls", "json") and group.label is None:
         group.label = _label(kind, found.read(MAX_TEXT)[0] or b"")
+    else:
+        group.others.append(name)
 
 
 class _Found(NamedTuple):
@@ -349,9 +462,10 @@ class _Found(NamedTuple):
             return None, reason(error)
 
 
-def _members(url: str) -> Iterator[_Found]:
+def _members(url: str, left: Inventory) -> Iterator[_Found]:
     """The plain files of a tar whose names do not lead outside a folder that it would be unpacked into.
 
+    Those that are hidden are passed over, as the "._" that macOS adds to each; `left` counts them.
     Raises one of DAMAGE where the tar is damaged, Unreachable where it is gone.
     """
     with contextlib.ExitStack() as stack:
@@ -362,7 +476,15 @@ def _members(url: str) -> Iterator[_Found]:
             with _reaching(url):
                 tar = stack.enter_context(tarfile.open(Path(url).expanduser(), "r:*", tarinfo=BoundedHeader))
         while (member := _next(tar, url)) is not None:
-            if member.isreg() and not _leads_outside(member.name):
+            if member.isdir():
+                continue
+            if is_clutter(tidy(member.name)):
+                left.leave(member.name, HIDDEN, told=False)
+            elif not member.isreg():
+                left.leave(member.name, NOT_PLAIN)
+            elif _leads_outside(member.name):
+                left.leave(member.name, OUTSIDE)
+            else:
                 yield _Found(url, tar, member)
 
 
@@ -388,10 +510,10 @@ def _label(suffix: str, text: bytes) -> int | None:
     return label if 0 <= label < MOST_CLASSES else None
 
 
-def _split(name: str) -> tuple[str, str]:
-    """The name of a member up to the first dot of its base name, and what follows that dot."""
+def _split(name: str, dotted: bool) -> tuple[str, str]:
+    """The name of a member up to the first dot of its base name, or the last, and what follows that dot."""
     folder, _, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
+    stem, _, suffix = base.rpartition(".") if dotted and "." in base else base.partition(".")
     return f"{folder}/{stem}", suffix.lower()
 
 
