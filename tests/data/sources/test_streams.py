@@ -55,7 +55,7 @@ def test_compressed_tars_with_labels_in_json_are_read(mode: str, tmp_path: Path)
     content = [("a.x.jpg", encoded(1, "JPEG")), ("a.x.json", b'{"label": 4, "caption": "a cat"}')]
     write_tar(tmp_path / "set.tar", content, mode)
     images = build(f"wds:{tmp_path}/set.tar")
-    assert (len(images), images.classes) == (1, ("4",))
+    assert (len(images), images.class_names) == (1, ("4",))
     assert images.labels is not None
     assert images.labels.tolist() == [4]
 
