@@ -62,6 +62,15 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def _printable_record(record: logging.LogRecord) -> bool:
+    """A filter that lets every record of the log pass, its text as `printable` has it."""
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
+
+
+logging.getLogger("vitgan").addFilter(_printable_record)
+
+
 def aligned(lines: Mapping[str, object]) -> str:
     """A line for each name, with its value behind it; the values stand one below the other."""
     return text_table([(name, str(value)) for name, value in lines.items()])
