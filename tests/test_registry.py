@@ -116,6 +116,44 @@ def test_the_parts_of_an_installed_package_are_listed(capsys: pytest.CaptureFixt
     assert {"fid", "is", "kid", "prdc", "shift"} <= listed["metric"].keys()
 
 
+SOURCE_AND_TERM = """
+from dataclasses import dataclass
+import numpy as np
+import vitgan
+from vitgan.adversarial import Term
+from vitgan.data import ArraySource
+
+@vitgan.register
+@dataclass(frozen=True, kw_only=True)
+class Stripes:
+    count: int = 6
+
+    def open(self):
+        return ArraySource("stripes", np.zeros((self.count, 8, 8), dtype=np.uint8))
+
+@vitgan.register
+@dataclass(frozen=True, kw_only=True)
+class Pull(Term):
+    weight: float = 1.0
+
+    def losses(self, seen):
+        return {"pull": self.weight * seen.judged_real.logits.mean()}
+"""
+
+
+def test_what_an_installed_package_announces_is_found_by_settings_and_sources(
+    announced: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (announced / "margins.py").write_text(SOURCE_AND_TERM)
+    assert len(open_source("stripes:count=3")) == 3
+    registry._loaded.discard(registry.ENTRY_POINTS)
+    sys.modules.pop("margins")
+    registry._parts[:] = [part for part in registry._parts if part.module is None]
+    assert main(["train", "digits", "--terms.pull.weight", "0.5", "--settings", "--json"]) == 0
+    terms = json.loads(capsys.readouterr().out)["terms"]
+    assert {"type": "Pull", "module": "margins", "weight": 0.5} in terms
+
+
 def test_an_installed_package_that_fails_is_named(announced: Path) -> None:
     (announced / "margins.py").write_text("raise RuntimeError('out of date')\n")
     with pytest.raises(UserError, match=r"announces as margins .*RuntimeError: out of date"):

@@ -110,13 +110,12 @@ def _with_item(recipe: SingleRecipe, path: Sequence[str], word: str) -> SingleRe
     """`recipe` with one field of a term or a logger, which is brought in where the recipe lacks it."""
     group, name, *rest = path
     kind: Kind = "logger" if group == "loggers" else "term"
-    known = {one.replace("-", "_"): one for one in registry.names(kind)}
-    entry = known.get(name) or next(
-        (o for o in known.values() if o.replace("-", "") == name.replace("_", "")), None
-    )
-    if entry is None or not hasattr(recipe, group):
+    if not hasattr(recipe, group):
         raise KeyError(name)
-    cls = registry.get(kind, entry)
+    try:
+        cls = registry.get(kind, name)
+    except UserError as error:
+        raise KeyError(name) from error
     if kind == "term":
         group = next(iter(field for field, found in _by_player([cls]).items() if found))
     parts = list(getattr(recipe, group))

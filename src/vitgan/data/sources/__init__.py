@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import os
 import pickle
+import re
 import sys
 import tempfile
 import warnings
@@ -68,6 +69,9 @@ class Source(Protocol):
         ...
 
 
+_NAME = re.compile(r"[\w-]+")  # of a part; the packages that announce parts are not asked about a path
+
+
 def open_source(source: str) -> Source:
     """Open a source by its name or path: `digits`, `my-source:count=100,seed=1`, `FOLDER`, `hf:NAME`.
 
@@ -76,7 +80,7 @@ def open_source(source: str) -> Source:
     source cannot be opened.
     """
     name, _, words = source.partition(":")
-    if name in registry.names("source"):
+    if _NAME.fullmatch(name) and registry.has("source", name):
         return _open_part(name, words)
     opened = _open(source)
     if not isinstance(opened, PackedSource):  # whose pixels have 8 bits
