@@ -5,6 +5,7 @@ is a run's settings, `@vitgan.register` makes a class a part of recipes. Importi
 torch.
 """
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,19 +44,27 @@ def train(
     recipe: "RunRecipe | str",
     *,
     out: "str | Path | None" = None,
+    init_from: "str | Path | None" = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> "Outcome":
     """Train a recipe, given itself or by its name, in the folder `out`, by default runs/NAME.
 
-    A run that is in `out` already is resumed. `device` is "cpu" or "cuda", by default a CUDA GPU where there
-    is one. With `quiet` no progress is printed. Raises UserError on a user's mistake.
+    A run that is in `out` already is resumed. A new one begins with the weights of `init_from`, a run, an
+    export or a name that `load` takes, as far as they fit; by default with random ones. `device` is "cpu" or
+    "cuda", by default a CUDA GPU where there is one. With `quiet` no progress is printed. Raises UserError on
+    a user's mistake.
     """
     from vitgan.config import check
     from vitgan.engine.train import choose_device
     from vitgan.engine.train import train as run
 
     chosen: RunRecipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    if init_from is not None:
+        start = getattr(chosen, "start", None)
+        if start is None:
+            raise UserError(f"init_from is for a GAN, and the recipe {chosen.name} is of another kind.")
+        chosen = replace(chosen, start=replace(start, source=str(init_from)))  # type: ignore[call-arg]
     check(chosen, "recipe")
     folder = Path("runs") / chosen.name if out is None else Path(out)
     return run(chosen, folder, device=choose_device(device), quiet=quiet)

@@ -1,5 +1,6 @@
 """Runs that begin with the weights of another run, and `vitgan resume`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+import vitgan
 from tiny_runs import Command, final
 from vitgan import recipes
 from vitgan.cli import main
 from vitgan.engine.gan import build_networks, fitted, layers
+from vitgan.engine.run_folder import standing
 
 Refused = Callable[..., str]
 
@@ -103,6 +106,15 @@ def test_what_fits_nothing_is_refused(tiny_train: Command, tmp_path: Path, refus
     assert "nowhere is not a run folder" in refused(
         tiny_train(tmp_path / "other", "--init-from", "nowhere"), alone=False
     )
+
+
+def test_python_begins_with_the_weights_of_a_run(begun: Path, tmp_path: Path) -> None:
+    recipe = standing(begun)[0]
+    vitgan.train(recipe, out=tmp_path / "new", init_from=begun, device="cpu", quiet=True)
+    said = json.loads((tmp_path / "new" / "recipe.json").read_text())["start"]
+    assert said["source"] == str(begun)
+    with pytest.raises(vitgan.UserError, match="init_from"):
+        vitgan.train("siren-small", out=tmp_path / "siren", init_from=begun, device="cpu", quiet=True)
 
 
 def test_resume_goes_on_by_the_run_s_own_recipe(begun: Path, refused: Refused) -> None:
