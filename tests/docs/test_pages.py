@@ -4,6 +4,7 @@ That they run: test_pages_run.py.
 """
 
 import argparse
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -33,6 +34,21 @@ def settings_of(value: Any, where: str = "") -> Iterator[str]:
     for key, part in value.items():
         if key != "type":
             yield from settings_of(part, f"{where}.{key}".lstrip("."))
+
+
+def test_modules_that_the_docs_name_are_there() -> None:
+    rooms = "|".join(path.parent.name for path in (ROOT / "src/vitgan").glob("*/__init__.py"))
+    named = {
+        name for page in PAGES for name in re.findall(rf"`((?:{rooms})(?:\.\w+)+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    lost = []
+    for name in sorted(named):
+        try:
+            pkgutil.resolve_name(f"vitgan.{name}")
+        except (ImportError, AttributeError):
+            lost.append(name)
+    assert lost == []
 
 
 def test_commands_are_found() -> None:
