@@ -91,6 +91,11 @@ FAULTS = (
     Fault("set goes away for a while", "its folder is moved away and back", sets.goes_away),
     Fault("set stays away", "its folder is moved away", sets.stays_away),
     Fault("data worker killed", "SIGKILL to a process that reads ahead", sets.killed_reader),
+    Fault(
+        "small shared memory",
+        "`/dev/shm` is too small, or is filled by others",
+        sets.small_shared_memory,
+    ),
     Fault("NaN, infinite or exploding loss", "a term's loss times NaN, inf, 1e12", numbers.stops),
     Fault("the same, `--on-nan rollback`", "a term's loss times NaN, once and twice", numbers.rolls_back),
     Fault("the same, every time", "a term's loss times NaN, always", numbers.gives_up),

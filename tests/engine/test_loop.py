@@ -1,11 +1,13 @@
 """A run's loop: signals are a wish to stop, and what a run keeps of itself is bounded and says how it is."""
 
+import itertools
 import json
 import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import pytest
 import torch
 
 from vitgan.adversarial import train_step
+from vitgan.data import batches
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.loggers import read_log
-from vitgan.engine.loop import stop_on_signals
+from vitgan.engine.loop import WaitEnded, stop_on_signals
 from vitgan.engine.records import passed, spacing
+
+Command = Callable[..., int]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -34,6 +39,43 @@ def test_the_second_signal_stops_at_once(second: signal.Signals) -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
+
+
+def test_a_signal_ends_a_wait_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitgan.engine.loop.LONGEST_WAIT", 0.05)
+    with stop_on_signals() as interrupt:
+        with interrupt.ends_waits():
+            signal.raise_signal(signal.SIGTERM)  # a wait that ends in time is left alone
+        with pytest.raises(WaitEnded), interrupt.ends_waits():
+            time.sleep(60)
+        time.sleep(0.2)  # outside of a wait nothing is raised
+    assert interrupt.signal_name == "SIGTERM"
+
+
+@pytest.mark.parametrize("place", ["batch", "step"])
+def test_a_run_that_waits_for_ever_is_saved_and_ends_by_a_signal(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A step that hangs is given up where all before it is saved; a batch that does not come is at any time."""
+
+    def hang(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+    def hanging(*words: Any, **more: Any) -> Iterator[Any]:
+        real = batches(*words, **more)
+        yield from itertools.islice(real, 2)
+        yield hang()
+
+    monkeypatch.setattr("vitgan.engine.loop.LONGEST_WAIT", 0.05)
+    if place == "batch":
+        monkeypatch.setattr("vitgan.engine.loop.batches", hanging)
+    else:
+        monkeypatch.setattr("vitgan.engine.gan.GANTask.step", hang)
+    assert tiny_train(tmp_path / "run", "--images", "48") == 130
+    seen = [int(path.name) for path in checkpoints(tmp_path / "run")]
+    assert seen == ([8] if place == "batch" else [])
+    assert events(tmp_path / "run")[-1]["signal"] == "SIGTERM"
 
 
 def test_the_handlers_from_before_come_back_also_after_an_error() -> None:
@@ -67,7 +109,6 @@ def test_on_a_terminal_the_first_signal_gets_an_answer(monkeypatch: pytest.Monke
     assert b"once more to stop at once" in b"".join(said)
 
 
-Command = Callable[..., int]
 EVERY = ("--training.log-every", "4", "--training.sample-every", "4", "--training.checkpoint-every", "4")
 
 

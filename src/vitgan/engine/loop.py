@@ -29,6 +29,14 @@ from vitgan.metrics import Evaluation
 
 STDERR = 2
 TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal has sent it already
+LONGEST_WAIT = 5.0  # seconds that a wait for data may take after a signal
+
+
+class WaitEnded(BaseException):
+    """Raised within `Interrupt.ends_waits` when a signal came and the wait did not end in time.
+
+    It is no Exception, because what reads images takes any Exception for that of a damaged image.
+    """
 
 
 class Interrupt:
@@ -38,6 +46,8 @@ class Interrupt:
         self.number = 0
         self._asked = 0.0
         self._pause = TWICE if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._waiting, self._overdue = False, False
+        self._timer: threading.Timer | None = None
 
     @property
     def signal_name(self) -> str | None:
@@ -48,14 +58,49 @@ class Interrupt:
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
         """The signal handler. The first signal is recorded, a second one raises KeyboardInterrupt at once."""
+        if self._overdue:  # the signal that `_end_wait` has sent
+            self._overdue = False
+            if self._waiting:
+                raise WaitEnded
+            return
         if self:
             if time.monotonic() - self._asked >= self._pause:
                 raise KeyboardInterrupt
             return
         self.number, self._asked = number, time.monotonic()
+        if self._waiting:
+            self._set_timer()
         with contextlib.suppress(OSError):
             if os.isatty(STDERR):  # by the system's write: Python's own may not be entered twice
                 os.write(STDERR, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+
+    @contextlib.contextmanager
+    def ends_waits(self) -> Iterator[None]:
+        """A context for a wait that may never end: WaitEnded is raised in it 5 seconds after a signal."""
+        self._waiting = True
+        try:
+            if self:
+                self._set_timer()
+            yield
+        finally:
+            self._waiting = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _set_timer(self) -> None:
+        self._timer = threading.Timer(LONGEST_WAIT, self._end_wait, (threading.get_ident(),))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end_wait(self, thread: int) -> None:
+        """Send the signal once more to the waiting thread, so that a system call in it returns."""
+        if self._waiting:
+            self._overdue = True
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(thread, self.number)
+            else:
+                signal.raise_signal(self.number)
 
 
 @contextlib.contextmanager
@@ -156,10 +201,30 @@ class Run:
         (self._stop,) = map(int, collectives.all_reduce_max([interrupt.number]))
         with closing(stream):
             while not self._finished() and not self._stop:
-                self._step(next(stream))
+                if not self._stepped(stream, interrupt):
+                    break
                 self._agree(interrupt)
                 self._after_step()
         self._save()
+
+    def _stepped(self, stream: Iterator[Batch], interrupt: Interrupt) -> bool:
+        """Take a step; False where a signal came and the next batch, or the step, did not end in time.
+
+        Only a step before which all is saved is given up. Of several processes the one that waits raises
+        KeyboardInterrupt, as the others are in the midst of the step.
+        """
+        saved = self.images_seen in (0, self.saved_images) and collectives.world_size() == 1
+        try:
+            with interrupt.ends_waits():
+                batch = next(stream)
+            with interrupt.ends_waits() if saved else contextlib.nullcontext():
+                self._step(batch)
+        except WaitEnded:
+            if collectives.world_size() > 1:
+                raise KeyboardInterrupt from None
+            self._stop = interrupt.number
+            return False
+        return True
 
     def _seed(self) -> int:
         """The seed of random numbers drawn now: the recipe's, and another one after each rollback."""
