@@ -101,6 +101,7 @@ FAULTS = (
     Fault("the same, every time", "a term's loss times NaN, always", numbers.gives_up),
     Fault("learning rate too high", "1e30", numbers.learning_rate),
     Fault("memory of a long run", "no fault: measured", memory.flat),
+    Fault("a step beyond the memory", "`ulimit -v`, by `--dry-run` and a run", memory.too_large),
     Fault("a rank dies", "SIGKILL to rank 0, to rank 1 of 2", ranks.lost(signal.SIGKILL, DIES), slow=True),
     Fault("a rank hangs", "SIGSTOP to rank 0, to rank 1 of 2", ranks.lost(signal.SIGSTOP, HANGS), slow=True),
     Fault("torchrun restarts", "SIGKILL to rank 1, `--max-restarts`", ranks.restarted, slow=True),

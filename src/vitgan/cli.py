@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from vitgan import __version__, registry, terminal
 from vitgan.compat import CommandsFormatter, PrintingParser, commands_of, options_of
-from vitgan.errors import OtherRankError, UserError, did_you_mean
+from vitgan.errors import OtherRankError, UserError, did_you_mean, lacks_memory
 
 COMMANDS = (
     *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _say(_file_error(error), 2)
     except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
+        if not lacks_memory(error):
             raise
         return _say("There is not enough memory for it: ask for fewer or smaller images, or networks.", 2)
 
@@ -76,12 +76,6 @@ def _file_error(error: OSError) -> str:
     name = re.sub(r"\.([^/]+)\.\d+\.tmp$", r"\1", str(error.filename or "A file or the output"))
     reason = error.strerror or error
     return f"{name} cannot be read or written ({reason}): see to it, or name another."
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an error means that memory is exhausted; of torch's exceptions only the text says so."""
-    said = re.search("allocate memory|not enough memory|out of memory|size calculation overflow", str(error))
-    return isinstance(error, MemoryError) or said is not None
 
 
 def _is_own(error: UserError) -> bool:

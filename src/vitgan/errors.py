@@ -26,6 +26,13 @@ def one_line(error: BaseException, most: int = 200) -> str:
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error means that memory is exhausted; of torch's exceptions only the text says so."""
+    words = ("allocate memory", "not enough memory", "out of memory", "size calculation overflow")
+    said = str(error)
+    return isinstance(error, MemoryError) or any(word in said for word in words)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The sentence " Did you mean X?" with the name in `known` that is nearest to `word`.
 

@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import torch
 from vitgan.adversarial import train_step
 from vitgan.data import batches
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
+from vitgan.engine.environment import free_memory, within_memory
 from vitgan.engine.loggers import read_log
 from vitgan.engine.loop import WaitEnded, stop_on_signals
 from vitgan.engine.records import passed, spacing
@@ -56,7 +59,7 @@ def test_a_signal_ends_a_wait_that_does_not_end(monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_waits_for_ever_is_saved_and_ends_by_a_signal(
     tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """A step that hangs is given up where all before it is saved; a batch that does not come is at any time."""
+    """A step that hangs is given up where all before it is saved, a batch that does not come at any time."""
 
     def hang(*_: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
@@ -215,6 +218,77 @@ class Spoilt:
             self.left[arguments[-1]] -= 1
             values[self.name] = torch.full_like(values[self.name], self.value)
         return values
+
+
+BIG = (
+    *("--data.resolution", "32", "--generator.patch", "4", "--discriminator.patch", "4"),
+    *("--generator.width", "64", "--discriminator.width", "64", "--discriminator.depth", "2"),
+)
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ("--images", "256")], ids=["dry run", "run"])
+def test_a_step_that_does_not_fit_is_refused_before_it_is_taken(
+    tiny_train: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    free = 200 * 2**20
+    monkeypatch.setattr("vitgan.engine.dry_run.free_memory", lambda: free)
+    assert tiny_train(tmp_path / "run", *BIG, "--training.batch", "1024", *words) == 2
+    said = capsys.readouterr().err
+    found = re.search(
+        r"A step would take about (.*) GiB, and 200 MiB .*: set --training.accumulate (\d+)", said
+    )
+    assert found is not None, said
+    assert 1024 % int(found[2]) == 0
+    assert float(found[1]) < 32
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_what_fits_is_not_refused_and_the_measuring_changes_nothing(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tiny_train(tmp_path / "plain", "--images", "8") == 0
+    monkeypatch.setattr("vitgan.engine.dry_run.SURE", 2**50)
+    assert tiny_train(tmp_path / "measured", "--images", "8") == 0
+    first, second = (load_checkpoint(checkpoints(tmp_path / name)[-1])[0] for name in ("plain", "measured"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+WIDE = ("--generator.perceptron-width", "60000", "--generator.width", "64", "--generator.depth", "4")
+
+
+def test_networks_that_do_not_fit_are_refused(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitgan.engine.dry_run.free_memory", lambda: 40 * 2**20)
+    monkeypatch.setattr("vitgan.engine.dry_run.SURE", 2**50)
+    assert tiny_train(tmp_path / "run", "--images", "8", *WIDE) == 2
+    assert "Not even a few images a step fit into the memory (40 MiB are free)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_the_limits_of_process_and_container_count_as_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = free_memory()
+    assert most is not None
+    with within_memory(2**29):
+        left = free_memory()
+        assert left is not None
+        assert 2**28 < left <= 2**29
+        with pytest.raises(MemoryError):
+            bytearray(2**30)
+    (tmp_path / "memory.max").write_text("300000000\n")
+    (tmp_path / "memory.current").write_text("200000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 50000000\n")
+    group = [(tmp_path, "memory.max", "memory.current")]
+    monkeypatch.setattr("vitgan.engine.environment._control_groups", lambda: group)
+    assert free_memory() == 150_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (free_memory() or 0) > 150_000_000
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e12])

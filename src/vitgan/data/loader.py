@@ -288,9 +288,9 @@ class Readers:
             if attempt < RESTARTS:
                 logger.warning("A data worker was lost (%s): starting the workers again.", said)
         raise UserError(
-            f"The data workers ended {RESTARTS + 1} times in a row ({said}): memory may be short, or /dev/shm "
-            "(docker run --shm-size gives a container more), so lower --data.workers; 0 reads in the process "
-            "itself."
+            f"The data workers ended {RESTARTS + 1} times in a row ({said}): memory may be short, or "
+            "/dev/shm (docker run --shm-size gives a container more), so lower --data.workers; 0 reads in "
+            "the process itself."
         )
 
     def _started(self) -> "Iterator[_Sent]":
@@ -371,13 +371,13 @@ class _Sent:
 
     def fetched(self) -> Fetched:
         """What was read. Raises OSError or EOFError where the worker that shared it is gone."""
-        if self._fetched is None:
-            value = pickle.loads(self._value)
-            if not self._shared:
-                pixels = None if value[0] is None else torch.from_numpy(value[0])
-                value = Fetched(pixels, torch.from_numpy(value[1]), *value[2:])
-            self._fetched, self._value = value, b""
-        return self._fetched
+        if self._fetched is not None:
+            return self._fetched
+        value = pickle.loads(self._value)
+        if self._shared:
+            return value
+        pixels = None if value[0] is None else torch.from_numpy(value[0])
+        return Fetched(pixels, torch.from_numpy(value[1]), *value[2:])
 
 
 class _Reading(Dataset[_Sent]):

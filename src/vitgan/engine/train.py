@@ -14,6 +14,7 @@ from vitgan.distributed.launch import (
     process_group,
     warnings_of_rank_0,
 )
+from vitgan.engine.dry_run import explained, require_memory
 from vitgan.engine.environment import keep_freed_memory
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
@@ -49,11 +50,10 @@ def train(recipe: RunRecipe, folder: Path, *, device: torch.device, quiet: bool 
     with process_group(device) as others:
         try:
             with ExitStack() as stack:
+                stack.enter_context(explained(recipe))
                 run, interrupt = _prepare(stack, recipe, folder, device, quiet)
                 with others.explained():
                     return _train(run, interrupt)
-        except torch.OutOfMemoryError as error:
-            raise UserError("The GPU's memory is full: lower --training.batch, or free the GPU.") from error
         except OSError as error:
             raise unwritable(folder, error) from error
 
@@ -70,6 +70,7 @@ def _prepare(
     with warnings_of_rank_0(), collectives.errors_shared():
         images = recipe.data.build()
     stack.enter_context(threads(recipe.training.threads))
+    require_memory(recipe, images, device)
     with collectives.errors_shared():
         task, images = recipe.begin(images, device)
         if main:
