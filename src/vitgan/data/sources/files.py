@@ -1,10 +1,11 @@
 """A folder or a zip of images, and the labels that it carries."""
 
+import logging
 import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +18,9 @@ from vitgan.data.sources.arrays import MOST_CLASSES
 from vitgan.data.transforms import UnreadableImage, open_image, read_bounded
 from vitgan.errors import UserError
 from vitgan.io import parse_json
+from vitgan.terminal import counted
+
+logger = logging.getLogger("vitgan")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LABEL_FILE = "dataset.json"
@@ -113,7 +117,9 @@ class ZipSource:
 
 def open_folder(name: str, root: Path) -> FolderSource:
     """All images below a folder. Raises UserError where there are none, or `dataset.json` is wrong."""
-    names = sorted(_walk(root))
+    runs: list[str] = []
+    names = sorted(_walk(root, runs))
+    _tell_runs(name, names, runs)
     _check_any(name, names)
     label_file = root / LABEL_FILE
     text = label_file.read_bytes() if label_file.is_file() else None
@@ -130,7 +136,9 @@ def open_zip(name: str, path: Path) -> ZipSource:
         raise UserError(
             f"{name} cannot be read as a zip ({error}): pack it again or pass a folder."
         ) from error
-    names = sorted(member for member in members if _is_image(member))
+    runs = runs_among(members)
+    names = sorted(member for member in members if _is_image(member) and not is_of_run(member, runs))
+    _tell_runs(name, names, sorted(runs))
     _check_any(name, names)
     return ZipSource(path, names, read_labels(name, names, text))
 
@@ -217,8 +225,73 @@ def _from_folders(names: list[str]) -> Labels:
     return np.array([index[part[0]] for part in parts], dtype=np.int64), tuple(classes)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The paths of all images below `root`, relative to it; links to folders are followed."""
+# --- Folders that vitgan itself has written, whose pictures are no training images
+
+# What lies in such a folder: all of one of these.
+RUNS = (
+    frozenset(("recipe.json", ".lock")),
+    frozenset(("recipe.json", "log.jsonl")),
+    frozenset(("recipe.json", "checkpoints")),
+    frozenset(("rows", "table.json")),
+)
+OTHERS = (
+    frozenset(("config.json", "model.safetensors", "samples.png")),
+    frozenset(("found.png", "both.png", "w.npy")),
+)
+# Folders of a run: of a run that was begun in the folder of its images these alone are left out.
+WRITTEN = frozenset(("samples", "checkpoints", "best", "tensorboard", "inspect", "directions", "rows"))
+PICTURES = frozenset(("table.png", "gradient_norms.png"))
+
+
+def is_written(entries: Collection[str], top: bool) -> bool:
+    """Whether a folder of these entries was written by vitgan: a run, a table, an export or a projection.
+
+    `top` is whether it is the folder of the images itself, which counts as a run or a table alone.
+    """
+    return any(marks.issubset(entries) for marks in (RUNS if top else RUNS + OTHERS))
+
+
+def runs_among(names: Iterable[str]) -> set[str]:
+    """The folders among the paths `names` that vitgan has written; "" is the one that holds all."""
+    entries: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for depth, part in enumerate(parts):
+            entries.setdefault("/".join(parts[:depth]), set()).add(part)
+    return {folder for folder, inside in entries.items() if is_written(inside, not folder)}
+
+
+def is_of_run(name: str, runs: Collection[str]) -> bool:
+    """Whether the path `name` is of one of the folders `runs`, those of `runs_among`."""
+    parts = name.split("/")
+    above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+    return not above.isdisjoint(runs) or ("" in runs and (parts[0] in WRITTEN or name in PICTURES))
+
+
+def _tell_runs(name: str, names: list[str], runs: list[str]) -> None:
+    """Warn of the folders `runs` that are left out; raises UserError where there is nothing else."""
+    if not runs:
+        return
+    first = runs[0] or "."
+    if not names:
+        raise UserError(
+            f"{name} has no images but those that vitgan wrote ({first} is a run's folder, or another of its "
+            "own): pass the images that are to be learned."
+        )
+    logger.warning(
+        "%s of vitgan's own in %s, as %s, %s left out: runs, tables, exports.",
+        counted(len(runs), "folder"),
+        name,
+        first,
+        "is" if len(runs) == 1 else "are",
+    )
+
+
+def _walk(root: Path, runs: list[str]) -> Iterator[str]:
+    """The paths of all images below `root`, relative to it; links to folders are followed.
+
+    Folders that vitgan has written are left out, and added to `runs`.
+    """
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -227,6 +300,12 @@ def _walk(root: Path) -> Iterator[str]:
             continue
         seen.add(real)
         relative = Path(folder).relative_to(root)
+        folders.sort()
+        top = not relative.parts
+        if is_written([*folders, *files], top):
+            runs.append("" if top else relative.as_posix())
+            folders[:] = [inner for inner in folders if top and inner not in WRITTEN]
+            files = [file for file in files if top and file not in PICTURES]
         yield from (path for file in files if _is_image(path := (relative / file).as_posix()))
 
 
