@@ -51,11 +51,11 @@ def train(
     A run that is in `out` already is resumed. `device` is "cpu" or "cuda", by default a CUDA GPU where there
     is one. With `quiet` no progress is printed. Raises UserError on a user's mistake.
     """
-    from vitgan.config import check
+    from vitgan.engine.recipe import check_recipe
     from vitgan.engine.train import choose_device
     from vitgan.engine.train import train as run
 
     chosen: RunRecipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    check(chosen, "recipe")
+    check_recipe(chosen)
     folder = Path("runs") / chosen.name if out is None else Path(out)
     return run(chosen, folder, device=choose_device(device), quiet=quiet)

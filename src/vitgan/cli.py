@@ -5,8 +5,8 @@ command that needs them.
 """
 
 import argparse
+import getpass
 import io
-import itertools
 import os
 import re
 import shutil
@@ -14,11 +14,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from vitgan import __version__, registry, terminal
 from vitgan.compat import CommandsFormatter, PrintingParser, commands_of, options_of
 from vitgan.errors import OtherRankError, UserError, did_you_mean, lacks_memory
+from vitgan.io import home
 
 COMMANDS = (
     *("train", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate", "reproduce"),
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.hush(False)
     if arguments is None:
         terminal.calm_libraries()
+        _settle_home()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be undecodable
     try:
@@ -57,9 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _say(_file_error(error), 2)
     except (MemoryError, RuntimeError) as error:
+        if "home directory" in str(error):
+            return _say("A path begins with ~, but there is no such user or home: write it in full.", 2)
         if not lacks_memory(error):
             raise
         return _say("There is not enough memory for it: ask for fewer or smaller images, or networks.", 2)
+
+
+def _settle_home() -> None:
+    """Give the process a home folder and a name of its user where the system knows none.
+
+    Libraries ask for them, torch's compiler among others, and raise KeyError or make a folder called "~".
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = str(home())
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = f"user{os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
 def _flushed(words: list[str]) -> int:
@@ -111,15 +131,21 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments without `--PART.FIELD VALUE`, then these: argparse would take VALUE for the recipe."""
+    """The arguments without `--PART.FIELD VALUE`, then these: argparse would take VALUE for the recipe.
+
+    A word that begins with two hyphens is no VALUE.
+    """
     plain: list[str] = []
     settings: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    words = list(reversed(arguments))
+    while words:
+        word = words.pop()
         if re.match(r"--[^=.]+\.", word) is None:
             plain.append(word)
-        else:
-            settings += [word] if "=" in word else [word, *itertools.islice(words, 1)]
+            continue
+        settings.append(word)
+        if "=" not in word and words and not words[-1].startswith("--"):
+            settings.append(words.pop())
     return plain, settings
 
 

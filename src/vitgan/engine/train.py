@@ -19,7 +19,7 @@ from vitgan.engine.environment import keep_freed_memory
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
 from vitgan.engine.optim import AdamOptions
-from vitgan.engine.recipe import RunRecipe
+from vitgan.engine.recipe import RunRecipe, check_recipe
 from vitgan.engine.records import Diverged
 from vitgan.engine.run_folder import check, claimed, unwritable
 from vitgan.errors import UserError
@@ -46,6 +46,7 @@ def train(recipe: RunRecipe, folder: Path, *, device: torch.device, quiet: bool 
     UserError for a user's mistake, a full disk, numbers that are not finite, or a lost process; the last
     checkpoint is kept. SIGINT and SIGTERM end training after the present step, with a checkpoint.
     """
+    check_recipe(recipe)
     _check_divides(recipe, launched_processes())
     with process_group(device) as others:
         try:

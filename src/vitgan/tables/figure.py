@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
+from vitgan.compat import importing_matplotlib
 from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.grid import grid
 from vitgan.engine.loggers import read_log
@@ -21,6 +19,11 @@ from vitgan.engine.run_folder import load_generator
 from vitgan.io import replacing
 from vitgan.tables.plan import Plan
 from vitgan.tables.results import leading
+
+with importing_matplotlib():
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
 SHOWN = 16  # samples of a row
 COLUMNS = 3  # panels beside each other

@@ -33,7 +33,7 @@ from vitgan.data.sources.files import FolderSource, open_folder, open_zip
 from vitgan.data.sources.hub import open_hub
 from vitgan.data.sources.tars import open_tars
 from vitgan.errors import UserError
-from vitgan.io import replacing
+from vitgan.io import home, replacing
 
 
 class Source(Protocol):
@@ -115,7 +115,9 @@ def _open_part(name: str, words: str) -> Source:
 
 def data_root() -> Path:
     """The folder of downloaded sets and caches: environment variable VITGAN_DATA, else ~/.cache/vitgan."""
-    return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
+    if own := os.environ.get("VITGAN_DATA"):
+        return Path(own).expanduser()
+    return home() / ".cache" / "vitgan"
 
 
 def _unknown(source: str) -> str:
