@@ -113,6 +113,7 @@ def _say(text: str, code: int) -> int:
 def _run(arguments: list[str]) -> int:
     """Parse the arguments, register parts of --use, and run the command; returns its exit code."""
     overrides: list[str] = []
+    words = list(arguments)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
@@ -120,7 +121,7 @@ def _run(arguments: list[str]) -> int:
     explain = arguments[:1] == ["train"] and len(arguments) > 2 and bool({"-h", "--help"} & set(arguments))
     if explain:  # `train` prints it itself, with the settings of the named recipe and parts
         arguments = [word for word in arguments if word not in ("-h", "--help")]
-    given = argparse.Namespace(overrides=overrides, explain=explain)
+    given = argparse.Namespace(overrides=overrides, explain=explain, words=words)
     options = build_parser().parse_args(arguments, given)
     for word in getattr(options, "use", None) or ():
         registry.use(word)

@@ -225,7 +225,8 @@ def check_kinds(options: Any, where: str) -> None:
         if many or "part" in field.metadata or dataclasses.is_dataclass(annotation):
             for item in value if many else (value,):
                 options_itself = dataclasses.is_dataclass(item) and not isinstance(item, type)
-                wanted = f"a {field.metadata['part']}" if "part" in field.metadata else annotation.__name__
+                name = getattr(annotation, "__name__", "options")
+                wanted = f"a {field.metadata['part']}" if "part" in field.metadata else name
                 _checked(options_itself, item, f"{where}.{field.name}", wanted)
 
 

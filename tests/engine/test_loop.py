@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from vitgan import recipes
 from vitgan.adversarial import train_step
+from vitgan.cli import main
 from vitgan.data import batches
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.environment import free_memory, within_memory
@@ -218,6 +221,30 @@ class Spoilt:
             self.left[arguments[-1]] -= 1
             values[self.name] = torch.full_like(values[self.name], self.value)
         return values
+
+
+def test_minutes_that_were_too_few_are_said_with_the_command_that_goes_on(
+    tiny_train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    short = ("--minutes", "0.001", "--training.enough", "64")
+    assert tiny_train(folder, *short) == 0
+    said = capsys.readouterr().err
+    assert "digits needs about 64 images, which this machine did not reach in its minutes" in said
+    words = shlex.split(said.splitlines()[-1])
+    assert words[:2] == ["vitgan", "train"]
+    assert main(words[1:]) == 0
+    said = capsys.readouterr().err
+    assert "Done: 64 images" in said
+    assert "needs about" not in said
+    assert tiny_train(tmp_path / "asked", "--images", "8", *short[2:]) == 0
+    assert "needs about" not in capsys.readouterr().err
+
+
+def test_every_recipe_that_ends_by_minutes_says_how_many_images_it_needs() -> None:
+    for name in recipes.INDEX:
+        options = recipes.get(name).training
+        assert (options.minutes is None) == (options.enough is None), name
 
 
 BIG = (

@@ -137,6 +137,17 @@ class Outcome:
     ended: Literal["complete", "interrupted"]
 
 
+def lacking_images(recipe: RunRecipe, images_seen: int) -> int:
+    """How many images a run that its minutes have ended lacks of those that its recipe needs; 0 for none.
+
+    A run that has seen the `images` that it was asked for lacks none.
+    """
+    enough, asked = recipe.training.enough, recipe.training.images
+    if enough is None or (asked is not None and images_seen >= asked):
+        return 0
+    return max(enough - images_seen, 0)
+
+
 class Run:
     """A run in this process: the training loop, its clocks, and what is due when."""
 
@@ -392,6 +403,14 @@ class Run:
         done = f"{self.images_seen:,} images in {self.seconds / 60:.1f} minutes"
         if ended == "complete":
             records.message(f"Done: {done}. Report: {self.folder / 'report.html'}")
+            if lacking := lacking_images(self.recipe, self.images_seen):
+                more = lacking * self.seconds / max(60 * self.images_seen, 1)
+                enough = self.options.enough
+                records.message(
+                    f"{self.recipe.name} needs about {enough:,} images, which this machine did not reach in "
+                    "its minutes: the samples may still be noise. The same command with --images "
+                    f"{enough} and without --minutes goes on, for about {more:.0f} minutes."
+                )
         else:
             saved = "saved" if self.images_seen else "nothing to save yet"
             records.message(f"Stopped by {name}, {saved}: {done}. The same command goes on.")

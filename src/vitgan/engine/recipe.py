@@ -158,6 +158,8 @@ class TrainingOptions:
     """Stop after this many images."""
     minutes: float | None = option(None, above=0)
     """Stop after this many minutes of training, those before a resume included."""
+    enough: int | None = option(None, above=0)
+    """Images from which on the recipe's samples are more than noise; a run whose minutes end before says so."""
     seed: int = option(0, least=0)
     """Seed of the weights, the order of the data, the latents and the augmentation."""
     precision: Precision = "auto"
@@ -228,6 +230,7 @@ RESUMABLE = (
     "data.workers",
     "training.images",
     "training.minutes",
+    "training.enough",
     "training.precision",
     "training.accumulate",
     "training.activation_checkpointing",

@@ -92,7 +92,7 @@ def override(recipe: SingleRecipe, arguments: Sequence[str]) -> SingleRecipe:
     return _without_inactive(recipe)
 
 
-def _lacks_value(recipe: SingleRecipe, name: str) -> UserError:
+def _lacks_value(recipe: RunRecipe, name: str) -> UserError:
     """The error of a flag without a value; of one that is unknown, or is True or False, it says so."""
     for value in ("True", "None"):
         try:
