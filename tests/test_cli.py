@@ -1,8 +1,12 @@
 """The command line: what it prints and refuses, and what it does not import."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +16,7 @@ from PIL import Image
 
 import vitgan
 from vitgan.cli import COMMANDS, main
+from vitgan.io import home
 
 HEAVY = ("torch", "torchvision", "matplotlib", "tensorboard", "sklearn", "tyro")
 
@@ -108,6 +113,13 @@ def test_settings_are_listed_with_their_values(capsys: pytest.CaptureFixture[str
         (["train", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
         (["train", "digits", "--generator.wdith", "8"], "did you mean --generator.width?"),
         (["train", "digits", "--generator.width"], "--generator.width needs a value"),
+        (
+            ["train", "digits", "--data.flip", "--images", "640"],
+            "--data.flip needs a value, as --data.flip True",
+        ),
+        (["train", "--data.flip", "--training.batch", "8"], "--data.flip needs a value, as --data.flip True"),
+        (["train", "--training.batch", "--json"], "--training.batch needs a value"),
+        (["train", "--data.flop", "--images", "640"], "--data.flop: did you mean --data.flip?"),
         (["train", "digits", "--generator.width", "--quiet"], "--generator.width"),
         (["train", "--data", "nowhere", "--out", "never"], "no image source 'nowhere'"),
         (["sample"], "RUN, --out"),
@@ -212,3 +224,57 @@ def test_every_commands_help_ends_with_examples_of_it(
     assert examples
     assert all(len(line) <= 100 for line in examples)
     assert any(line.strip().startswith(f"vitgan {command}") for line in examples)
+
+
+NOBODY = """
+import os, pwd, sys
+def unknown(number): raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = unknown
+pwd.getpwnam = unknown
+from vitgan.cli import main
+sys.argv = ["vitgan", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def test_a_user_without_a_home_or_a_name_has_a_cache_among_the_temporary_files(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(buffer, "PNG")
+        member = tarfile.TarInfo("a.png")
+        member.size = buffer.tell()
+        buffer.seek(0)
+        tar.addfile(member, buffer)
+    lost = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "VITGAN_CACHE", "VITGAN_DATA")
+    environment = {name: value for name, value in os.environ.items() if name not in lost}
+    environment |= {"TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        code = [sys.executable, "-c", NOBODY, *words]
+        return subprocess.run(
+            code, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    info = run("data", "info", f"wds:{tmp_path / 'set.tar'}")
+    assert (info.returncode, info.stderr) == (0, "")
+    home = tmp_path / "temporary" / f"vitgan-{os.getuid()}"
+    assert home.stat().st_mode & 0o077 == 0
+    strange = run("data", "info", "~nobody-at-all/images")
+    assert (strange.returncode, "Traceback" in strange.stderr) == (2, False)
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_home_in_place_of_a_missing_one_is_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", missing)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert home() == home() == tmp_path / f"vitgan-{os.getuid()}"
+    home().chmod(0o777)
+    other = home()  # somebody else could have put something there
+    assert other.parent == tmp_path
+    assert other != tmp_path / f"vitgan-{os.getuid()}"

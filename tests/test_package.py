@@ -1,6 +1,9 @@
 """The package's own calls: `vitgan.load` and `vitgan.train`."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,35 @@ def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_training_an_unknown_recipe_by_call() -> None:
     with pytest.raises(vitgan.UserError, match="no recipe"):
         vitgan.train("digit")
+
+
+FIGURES = """
+import sys, os
+import numpy as np
+from vitgan.engine import report
+from vitgan.bench import scaling
+from vitgan.diagnostics import figures
+from vitgan.explore import images
+from vitgan.tables import figure
+assert report._drawn({"a": (np.arange(9.0), np.arange(9.0))}, logarithmic=False).startswith("<?xml")
+figures.Figure().savefig(os.devnull, format="png")
+print(os.environ["MPLBACKEND"])
+"""
+
+
+@pytest.mark.parametrize("backend", ["module://nobody.has.this.backend", "nobody has this backend", "Qt5Agg"])
+def test_figures_do_not_depend_on_an_inherited_backend(backend: str) -> None:
+    environment = os.environ | {"MPLBACKEND": backend}
+    words = [sys.executable, "-c", FIGURES]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.stdout.strip(), ended.returncode) == (backend, 0), ended.stderr
+
+
+def test_matplotlib_keeps_the_backend_that_a_notebook_has_set() -> None:
+    code = (
+        "from vitgan.compat import importing_matplotlib\n"
+        "with importing_matplotlib():\n    import matplotlib\nprint(matplotlib.rcParams['backend'])"
+    )
+    words = [sys.executable, "-c", code]
+    environment = os.environ | {"MPLBACKEND": "pdf"}
+    assert subprocess.check_output(words, env=environment, text=True).strip() == "pdf"

@@ -1,11 +1,12 @@
 """Parts of one's own: registered by name, used from the command line, named in what a run writes."""
 
+import contextlib
 import json
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from torch import Tensor
 
 import vitgan
 from vitgan import registry
+from vitgan.adversarial import Logistic as Plain
 from vitgan.cli import main
 from vitgan.config import check, from_dict, to_dict
 from vitgan.data import ArraySource, open_source
 from vitgan.data.sources import SourceModules, sending
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
 from vitgan.engine.gan import Recipe
+from vitgan.engine.recipe import TrainingOptions as PlainTraining
+from vitgan.engine.train import train
 from vitgan.errors import UserError
 
 OWN = '''
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 import vitgan
 from vitgan.config import option
 
@@ -292,7 +296,7 @@ def test_a_source_of_ones_own_is_held_to_what_a_source_is() -> None:
 
 
 SOURCE = '''
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 import numpy as np
 import vitgan
 
@@ -323,3 +327,59 @@ def test_a_source_that_cannot_be_sent_to_a_process_is_refused_in_a_sentence() ->
     with pytest.raises(UserError, match=r"cannot be sent to other processes .* or give --workers 0"):  # noqa: SIM117
         with sending("--workers 0"):
             pickle.dumps(lambda: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic(Plain):
+    """The package's loss twice over, under its name."""
+
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return 2 * super().generator(real, fake)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(PlainTraining):
+    """The package's options, under their name."""
+
+
+def test_a_class_that_is_called_as_one_of_the_package_is_not_recorded_as_it(tmp_path: Path) -> None:
+    recipe = replace(vitgan.recipes.get("digits"), loss=Logistic())
+    assert to_dict(recipe)["loss"]["module"] == __name__
+    for start in (vitgan.train, lambda r, out: train(r, out, device=torch.device("cpu"))):
+        with pytest.raises(UserError, match=r"Logistic is no registered loss: put @vitgan.register over it"):
+            start(recipe, out=tmp_path / "run")
+        with pytest.raises(UserError, match=r"recipe.training is of the class .*TrainingOptions, but"):
+            start(replace(recipe, loss=Plain(), training=TrainingOptions()), out=tmp_path / "run")
+    vitgan.register(name="twice")(Logistic)
+    written = to_dict(recipe)
+    assert type(from_dict(written, Recipe).loss) is Logistic
+    assert type(from_dict(to_dict(replace(recipe, loss=Plain())), Recipe).loss) is Plain
+    assert recipe.conflicts(replace(recipe, loss=Plain()))
+
+
+def test_what_is_no_recipe_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="The recipe is 3, but must be the name of one"):
+        vitgan.train(3, out=tmp_path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+WRONG: list[Any] = ["128", [1], {}, b"x", float("nan"), None, -1, (), 1j]
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-contrad", "vit-classifier-small", "siren-small"])
+def test_values_of_any_other_kind_are_refused_in_a_sentence(name: str) -> None:
+    def tried(options: Any, whole: Callable[[Any], Any]) -> None:
+        for field in fields(options):
+            value = getattr(options, field.name)
+            put = lambda new, name=field.name: whole(replace(options, **{name: new}))  # noqa: E731
+            if is_dataclass(value):
+                tried(value, put)
+            for item in value if isinstance(value, tuple) else ():
+                if is_dataclass(item):
+                    tried(item, lambda new, put=put: put((new,)))
+            for wrong in WRONG:
+                with contextlib.suppress(UserError):
+                    check(put(wrong), "recipe")
+
+    tried(vitgan.recipes.get(name), lambda recipe: recipe)
+    with pytest.raises(UserError, match=r"training.batch is '128', but must be int"):
+        replace(vitgan.recipes.get(name).training, batch="128")

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fault_injection.trial import Failed, Trial, fine, newest, refused, require, weights, whole
+from vitgan.data import loader
 
 LAZY = ("--data.memory-mib", 0, "--data.workers", 2)
 
@@ -257,3 +259,29 @@ def killed_reader(trial: Trial) -> tuple[int, str]:
 def readers(number: int) -> list[int]:
     """The children of a process."""
     return [int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def small_shared_memory(trial: Trial) -> tuple[int, str]:
+    """Shared memory that has too little room from the start, and that others fill during the run."""
+    data = folder_of(trial)
+    fine(trial.ended(trial.words(*LAZY, data=data)))
+    undisturbed = weights(trial.run)
+    for free, lines in ((0, 1), (2**30, 0)):
+        trial.clear()
+        said = fine(trial.ended(trial.words(*LAZY, data=data), lambda: without_shared_memory(free)))  # noqa: B023
+        require(said.count("--shm-size") == lines, said)
+        whole(trial.run)
+        require(weights(trial.run) == undisturbed, "other weights")
+    return 2, "the data workers send their batches through pipes, said in one line; bit for bit"
+
+
+def without_shared_memory(free: int) -> None:
+    """In a child: the system says so many bytes are free, and gives none of them."""
+    found = list(os.statvfs("/dev/shm"))
+    found[4] = free // int(found[1])
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    loader.os.statvfs = lambda _: os.statvfs_result(found)  # type: ignore[attr-defined]
+    torch.UntypedStorage._share_fd_cpu_ = refuse  # type: ignore[method-assign]

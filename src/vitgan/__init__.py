@@ -55,7 +55,7 @@ def train(
     "cuda", by default a CUDA GPU where there is one. With `quiet` no progress is printed. Raises UserError on
     a user's mistake.
     """
-    from vitgan.config import check
+    from vitgan.engine.recipe import check_recipe
     from vitgan.engine.train import choose_device
     from vitgan.engine.train import train as run
 
@@ -65,6 +65,6 @@ def train(
         if start is None:
             raise UserError(f"init_from is for a GAN, and the recipe {chosen.name} is of another kind.")
         chosen = replace(chosen, start=replace(start, source=str(init_from)))  # type: ignore[call-arg]
-    check(chosen, "recipe")
+    check_recipe(chosen)
     folder = Path("runs") / chosen.name if out is None else Path(out)
     return run(chosen, folder, device=choose_device(device), quiet=quiet)

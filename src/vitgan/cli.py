@@ -5,8 +5,8 @@ command that needs them.
 """
 
 import argparse
+import getpass
 import io
-import itertools
 import os
 import re
 import shutil
@@ -14,11 +14,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from vitgan import __version__, registry, terminal
 from vitgan.compat import CommandsFormatter, PrintingParser, commands_of, options_of
-from vitgan.errors import OtherRankError, UserError, did_you_mean
+from vitgan.errors import OtherRankError, UserError, did_you_mean, lacks_memory
+from vitgan.io import home
 
 COMMANDS = (
     *("train", "resume", "sample", "explore", "interpolate", "directions", "project", "runs", "evaluate"),
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.hush(False)
     if arguments is None:
         terminal.calm_libraries()
+        _settle_home()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be undecodable
@@ -59,9 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _say(_file_error(error), 2)
     except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
+        if "home directory" in str(error):
+            return _say("A path begins with ~, but there is no such user or home: write it in full.", 2)
+        if not lacks_memory(error):
             raise
         return _say("There is not enough memory for it: ask for fewer or smaller images, or networks.", 2)
+
+
+def _settle_home() -> None:
+    """Give the process a home folder and a name of its user where the system knows none.
+
+    Libraries ask for them, torch's compiler among others, and raise KeyError or make a folder called "~".
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = str(home())
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = f"user{os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
 def _flushed(words: list[str]) -> int:
@@ -80,12 +100,6 @@ def _file_error(error: OSError) -> str:
     return f"{name} cannot be read or written ({reason}): see to it, or name another."
 
 
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an error means that memory is exhausted; of torch's exceptions only the text says so."""
-    said = re.search("allocate memory|not enough memory|out of memory|size calculation overflow", str(error))
-    return isinstance(error, MemoryError) or said is not None
-
-
 def _is_own(error: UserError) -> bool:
     """Whether this process prints the error: of several, the one that raised it, else the first."""
     others_say = error.rank is None and int(os.environ.get("RANK", "0")) > 0
@@ -101,6 +115,7 @@ def _say(text: str, code: int) -> int:
 def _run(arguments: list[str]) -> int:
     """Parse the arguments, register parts of --use, and run the command; returns its exit code."""
     overrides: list[str] = []
+    words = list(arguments)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
@@ -108,7 +123,7 @@ def _run(arguments: list[str]) -> int:
     explain = arguments[:1] == ["train"] and len(arguments) > 2 and bool({"-h", "--help"} & set(arguments))
     if explain:  # `train` prints it itself, with the settings of the named recipe and parts
         arguments = [word for word in arguments if word not in ("-h", "--help")]
-    given = argparse.Namespace(overrides=overrides, explain=explain)
+    given = argparse.Namespace(overrides=overrides, explain=explain, words=words)
     options = build_parser().parse_args(arguments, given)
     for word in getattr(options, "use", None) or ():
         registry.use(word)
@@ -119,15 +134,21 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments without `--PART.FIELD VALUE`, then these: argparse would take VALUE for the recipe."""
+    """The arguments without `--PART.FIELD VALUE`, then these: argparse would take VALUE for the recipe.
+
+    A word that begins with two hyphens is no VALUE.
+    """
     plain: list[str] = []
     settings: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    words = list(reversed(arguments))
+    while words:
+        word = words.pop()
         if re.match(r"--[^=.]+\.", word) is None:
             plain.append(word)
-        else:
-            settings += [word] if "=" in word else [word, *itertools.islice(words, 1)]
+            continue
+        settings.append(word)
+        if "=" not in word and words and not words[-1].startswith("--"):
+            settings.append(words.pop())
     return plain, settings
 
 

@@ -8,11 +8,12 @@ the command line's parser imports this module too.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -151,6 +152,25 @@ class PrintingParser(argparse.ArgumentParser):
         stream = file or sys.stderr
         if message and stream is not None:
             stream.write(message)
+
+
+@contextlib.contextmanager
+def importing_matplotlib() -> Iterator[None]:
+    """A context to import matplotlib in, whatever window system the variable MPLBACKEND names.
+
+    Figures are written to files here, which needs none. matplotlib refuses to be imported where the variable
+    names one that is not installed, as a notebook's in a shell that was started there. Where it is installed
+    it is set after the import, for others that use matplotlib in this process.
+    """
+    name = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ["MPLBACKEND"] = name
+    if name:
+        with contextlib.suppress(ValueError, ImportError):
+            sys.modules["matplotlib"].rcParams["backend"] = name
 
 
 def forget_data_worker() -> None:

@@ -143,8 +143,13 @@ def to_dict(options: Any) -> Any:
 
 
 def _module(cls: type) -> dict[str, str]:
-    """{"module": what `--use` takes} for a class that is not the package's own."""
+    """{"module": what `--use` takes} for a class that is not the package's own, be it registered or not.
+
+    The class counts and not its name: one that derives from a part of the package may be called as that is.
+    """
     known = registry.of(cls)
+    if known is None and cls.__module__.split(".")[0] != "vitgan":
+        return {"module": cls.__module__}
     return {} if known is None or known.module is None else {"module": known.module}
 
 
@@ -189,9 +194,39 @@ def check(options: Any, where: str) -> None:
                     item, field.metadata["part"], f"{place}[{number}]" if value is not item else place
                 )
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            _check_class(value, _annotations(type(options))[field.name], place)
             check(value, place)
         else:
             from_dict(to_dict(value), _annotations(type(options))[field.name], place, field)
+
+
+def _check_class(value: Any, annotation: Any, where: str) -> None:
+    """Raise UserError where `value` is of none of the annotation's classes: it would be read as one."""
+    classes = [cls for cls in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(cls)]
+    names = " or ".join(getattr(cls, "__qualname__", str(cls)) for cls in classes)
+    if classes and type(value) not in classes:
+        cls = type(value)
+        raise UserError(
+            f"{where} is of the class {cls.__module__}.{cls.__qualname__}, but must be of {names} itself."
+        )
+
+
+def check_kinds(options: Any, where: str) -> None:
+    """Raise UserError where a field for other options, or for parts, holds no dataclass or no tuple of them.
+
+    It is for `__post_init__`, before anything asks what the fields should hold; `check` sees the rest.
+    """
+    for field in dataclasses.fields(options):
+        value, annotation = getattr(options, field.name), _annotations(type(options))[field.name]
+        many = "part" in field.metadata and typing.get_origin(annotation) is tuple
+        if many:
+            _checked(isinstance(value, tuple), value, f"{where}.{field.name}", "a tuple of parts")
+        if many or "part" in field.metadata or dataclasses.is_dataclass(annotation):
+            for item in value if many else (value,):
+                options_itself = dataclasses.is_dataclass(item) and not isinstance(item, type)
+                name = getattr(annotation, "__name__", "options")
+                wanted = f"a {field.metadata['part']}" if "part" in field.metadata else name
+                _checked(options_itself, item, f"{where}.{field.name}", wanted)
 
 
 def _check_part(value: Any, kind: Kind, where: str) -> None:
@@ -308,7 +343,9 @@ def _dataclass_from_dict(value: Any, classes: list[Any], where: str) -> Any:
     _checked(isinstance(value, dict), value, where, "an object")
     name = value.get("type")
     _checked(isinstance(name, str) and name in by_name, name, f"{where}.type", f"one of {', '.join(by_name)}")
-    return _made(by_name[name], {key: item for key, item in value.items() if key != "type"}, where)
+    fields = {field.name for field in dataclasses.fields(by_name[name])}
+    own = {key: item for key, item in value.items() if key in fields or key not in ("type", "module")}
+    return _made(by_name[name], own, where)
 
 
 def _made(cls: Any, given: dict[str, Any], where: str) -> Any:

@@ -26,6 +26,13 @@ def one_line(error: BaseException, most: int = 200) -> str:
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error means that memory is exhausted; of torch's exceptions only the text says so."""
+    words = ("allocate memory", "not enough memory", "out of memory", "size calculation overflow")
+    said = str(error)
+    return isinstance(error, MemoryError) or any(word in said for word in words)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name in `known` that is nearest to `word`, or None where none is near."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)

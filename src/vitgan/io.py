@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -186,3 +188,19 @@ def try_lock(file: IO[Any]) -> bool:
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)  # else a file system without locks
     return True
+
+
+def home() -> Path:
+    """The user's home folder; where there is none, a folder of the user's own among the temporary ones.
+
+    A container that is started with the number of a user it does not know, and without HOME, has none.
+    """
+    with contextlib.suppress(RuntimeError):
+        return Path.home()
+    own = Path(tempfile.gettempdir()) / f"vitgan-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        own.mkdir(mode=0o700, exist_ok=True)
+        found = own.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            return own
+    return Path(tempfile.mkdtemp(prefix="vitgan-"))  # somebody else has made that folder

@@ -158,12 +158,14 @@ def calm_libraries() -> None:
     """Silence the warnings of libraries, which are meant for their developers.
 
     `python -W default` shows Python's warnings again, the variables HF_HUB_VERBOSITY and DATASETS_VERBOSITY
-    those of the Hugging Face libraries.
+    those of the Hugging Face libraries. A notebook's MPLBACKEND, inherited by a shell in it, does not hold.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     for name in ("HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+    if os.environ.get("MPLBACKEND", "").startswith("module://"):
+        os.environ["MPLBACKEND"] = "agg"
 
 
 def hush(quiet: bool) -> None:

@@ -2,6 +2,10 @@
 
 import itertools
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,40 @@ def test_closing_ends_the_workers(source: str) -> None:
     assert len(set(multiprocessing.active_children()) - before) == 1
     stream.close()
     assert set(multiprocessing.active_children()) <= before
+
+
+def refuse(*_: Any) -> None:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device")
+
+
+@pytest.mark.parametrize("free", [0, 10**9], ids=["small from the start", "filled by others"])
+def test_batches_come_without_shared_memory_where_it_is_small(
+    source: str, free: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = os.statvfs("/dev/shm")
+    values = list(found)
+    values[4] = free // found.f_frsize
+    monkeypatch.setattr("vitgan.data.loader.os.statvfs", lambda _: os.statvfs_result(values))
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", refuse)
+    lazy = build(source, memory_mib=0, workers=2)
+    assert equal(take(lazy, 9), take(build(source), 9))
+    assert ("--shm-size" in caplog.text) is (free == 0)
+
+
+def test_workers_end_with_a_killed_process_although_nobody_reads_their_pipe(tmp_path: Path) -> None:
+    """Its children hold the lock of a run's folder, and a batch of 3 MiB fills a pipe."""
+    np.save(tmp_path / "set.npy", np.zeros((8, 256, 256, 3), dtype=np.uint8))
+    code = (
+        "import os, sys\nfrom vitgan.data import DataOptions, batches, loader\n"
+        "loader._room_to_share = lambda size: False\n"
+        "options = DataOptions(source=sys.argv[1], resolution=256, memory_mib=0, workers=2)\n"
+        "stream = batches(options.build(), batch=16, seed=0, images_seen=0, device='cpu')\n"
+        "next(stream)\nos.kill(os.getpid(), 9)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "set.npy"], stdout=subprocess.PIPE, timeout=60, check=False
+    )  # returns when the last process that holds the pipe has ended
+    assert ended.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("memory_mib", [0, 1])

@@ -106,3 +106,24 @@ def test_a_folder_of_images_is_not_put_in_place_of_a_file(tmp_path: Path):
     with pytest.raises(UserError, match="name a folder"):
         save_images(tmp_path / "a", torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
     assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_a_folder_holds_the_images_of_the_last_call_alone(tmp_path: Path):
+    many = torch.randint(0, 256, (10, 3, 8, 8), dtype=torch.uint8)
+    save_images(tmp_path / "gen", many)
+    (tmp_path / "gen" / "notes.txt").write_text("mine")
+    save_images(tmp_path / "gen", 255 - many[:4])
+    names = ["000000.png", "000001.png", "000002.png", "000003.png", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "gen").iterdir()) == names
+    with Image.open(tmp_path / "gen" / "000003.png") as shown:
+        np.testing.assert_array_equal(np.asarray(shown), (255 - many[3]).permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "00001.png", "000007.png", "deep/x.webp", "000000000000.png"])
+def test_images_of_somebody_else_are_neither_mixed_with_new_ones_nor_deleted(tmp_path: Path, name: str):
+    other = tmp_path / "gen" / name
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"mine")
+    with pytest.raises(UserError, match=f"has other images already, as {name}, .*: name a new or an empty"):
+        save_images(tmp_path / "gen", torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert [path for path in (tmp_path / "gen").rglob("*") if path.is_file()] == [other]

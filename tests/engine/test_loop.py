@@ -1,22 +1,33 @@
 """A run's loop: signals are a wish to stop, and what a run keeps of itself is bounded and says how it is."""
 
+import itertools
 import json
 import math
 import os
+import re
+import shlex
 import signal
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from vitgan import recipes
 from vitgan.adversarial import train_step
+from vitgan.cli import main
+from vitgan.data import batches
 from vitgan.engine.checkpoint import checkpoints, load_checkpoint
+from vitgan.engine.environment import free_memory, within_memory
 from vitgan.engine.loggers import read_log
-from vitgan.engine.loop import stop_on_signals
+from vitgan.engine.loop import WaitEnded, stop_on_signals
 from vitgan.engine.records import passed, spacing
+
+Command = Callable[..., int]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -34,6 +45,43 @@ def test_the_second_signal_stops_at_once(second: signal.Signals) -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
+
+
+def test_a_signal_ends_a_wait_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitgan.engine.loop.LONGEST_WAIT", 0.05)
+    with stop_on_signals() as interrupt:
+        with interrupt.ends_waits():
+            signal.raise_signal(signal.SIGTERM)  # a wait that ends in time is left alone
+        with pytest.raises(WaitEnded), interrupt.ends_waits():
+            time.sleep(60)
+        time.sleep(0.2)  # outside of a wait nothing is raised
+    assert interrupt.signal_name == "SIGTERM"
+
+
+@pytest.mark.parametrize("place", ["batch", "step"])
+def test_a_run_that_waits_for_ever_is_saved_and_ends_by_a_signal(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A step that hangs is given up where all before it is saved, a batch that does not come at any time."""
+
+    def hang(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+    def hanging(*words: Any, **more: Any) -> Iterator[Any]:
+        real = batches(*words, **more)
+        yield from itertools.islice(real, 2)
+        yield hang()
+
+    monkeypatch.setattr("vitgan.engine.loop.LONGEST_WAIT", 0.05)
+    if place == "batch":
+        monkeypatch.setattr("vitgan.engine.loop.batches", hanging)
+    else:
+        monkeypatch.setattr("vitgan.engine.gan.GANTask.step", hang)
+    assert tiny_train(tmp_path / "run", "--images", "48") == 130
+    seen = [int(path.name) for path in checkpoints(tmp_path / "run")]
+    assert seen == ([8] if place == "batch" else [])
+    assert events(tmp_path / "run")[-1]["signal"] == "SIGTERM"
 
 
 def test_the_handlers_from_before_come_back_also_after_an_error() -> None:
@@ -67,7 +115,6 @@ def test_on_a_terminal_the_first_signal_gets_an_answer(monkeypatch: pytest.Monke
     assert b"once more to stop at once" in b"".join(said)
 
 
-Command = Callable[..., int]
 EVERY = ("--training.log-every", "4", "--training.sample-every", "4", "--training.checkpoint-every", "4")
 
 
@@ -174,6 +221,101 @@ class Spoilt:
             self.left[arguments[-1]] -= 1
             values[self.name] = torch.full_like(values[self.name], self.value)
         return values
+
+
+def test_minutes_that_were_too_few_are_said_with_the_command_that_goes_on(
+    tiny_train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    short = ("--minutes", "0.001", "--training.enough", "64")
+    assert tiny_train(folder, *short) == 0
+    said = capsys.readouterr().err
+    assert "digits needs about 64 images, which this machine did not reach in its minutes" in said
+    words = shlex.split(said.splitlines()[-1])
+    assert words[:2] == ["vitgan", "train"]
+    assert main(words[1:]) == 0
+    said = capsys.readouterr().err
+    assert "Done: 64 images" in said
+    assert "needs about" not in said
+    assert tiny_train(tmp_path / "asked", "--images", "8", *short[2:]) == 0
+    assert "needs about" not in capsys.readouterr().err
+
+
+def test_every_recipe_that_ends_by_minutes_says_how_many_images_it_needs() -> None:
+    for name in recipes.INDEX:
+        options = recipes.get(name).training
+        assert (options.minutes is None) == (options.enough is None), name
+
+
+BIG = (
+    *("--data.resolution", "32", "--generator.patch", "4", "--discriminator.patch", "4"),
+    *("--generator.width", "64", "--discriminator.width", "64", "--discriminator.depth", "2"),
+)
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ("--images", "256")], ids=["dry run", "run"])
+def test_a_step_that_does_not_fit_is_refused_before_it_is_taken(
+    tiny_train: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    free = 200 * 2**20
+    monkeypatch.setattr("vitgan.engine.dry_run.free_memory", lambda: free)
+    assert tiny_train(tmp_path / "run", *BIG, "--training.batch", "1024", *words) == 2
+    said = capsys.readouterr().err
+    found = re.search(
+        r"A step would take about (.*) GiB, and 200 MiB .*: set --training.accumulate (\d+)", said
+    )
+    assert found is not None, said
+    assert 1024 % int(found[2]) == 0
+    assert float(found[1]) < 32
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_what_fits_is_not_refused_and_the_measuring_changes_nothing(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tiny_train(tmp_path / "plain", "--images", "8") == 0
+    monkeypatch.setattr("vitgan.engine.dry_run.SURE", 2**50)
+    assert tiny_train(tmp_path / "measured", "--images", "8") == 0
+    first, second = (load_checkpoint(checkpoints(tmp_path / name)[-1])[0] for name in ("plain", "measured"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+WIDE = ("--generator.perceptron-width", "60000", "--generator.width", "64", "--generator.depth", "4")
+
+
+def test_networks_that_do_not_fit_are_refused(
+    tiny_train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitgan.engine.dry_run.free_memory", lambda: 40 * 2**20)
+    monkeypatch.setattr("vitgan.engine.dry_run.SURE", 2**50)
+    assert tiny_train(tmp_path / "run", "--images", "8", *WIDE) == 2
+    assert "Not even a few images a step fit into the memory (40 MiB are free)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_the_limits_of_process_and_container_count_as_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = free_memory()
+    assert most is not None
+    with within_memory(2**29):
+        left = free_memory()
+        assert left is not None
+        assert 2**28 < left <= 2**29
+        with pytest.raises(MemoryError):
+            bytearray(2**30)
+    (tmp_path / "memory.max").write_text("300000000\n")
+    (tmp_path / "memory.current").write_text("200000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 50000000\n")
+    group = [(tmp_path, "memory.max", "memory.current")]
+    monkeypatch.setattr("vitgan.engine.environment._control_groups", lambda: group)
+    assert free_memory() == 150_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (free_memory() or 0) > 150_000_000
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e12])

@@ -1,5 +1,8 @@
 """torch.export and ONNX give the images of torch."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from vitgan.cli import main
 from vitgan.engine.gan import Recipe
 from vitgan.errors import UserError
 from vitgan.models import Generator
-from vitgan.sharing.onnx import export_onnx, exported_program
+from vitgan.sharing.onnx import export_onnx, export_program, exported_program
 
 SYSTEMS = [
     *("digits", "digits-a-linear", "digits-b-neurrep", "digits-stylegan2", "digits-biggan-diffaug"),
@@ -41,6 +44,46 @@ def test_torch_export_takes_any_number_of_latents(name: str) -> None:
     for count in (1, 5):
         z = generator.latents(count, seed=count)
         torch.testing.assert_close(program.module()(z), generator(z), rtol=0, atol=1e-5)
+
+
+LOADS = """
+import sys, torch
+program = torch.export.load(sys.argv[1], extra_files=(facts := {"facts.json": ""}))
+for count in (1, 5, 300):
+    inputs = (torch.zeros(count, 8), *([torch.zeros(count, dtype=torch.int64)] * int(sys.argv[2])))
+    print(tuple(program.module()(*inputs).shape))
+assert "vitgan" not in sys.modules
+print(facts["facts.json"])
+"""
+
+
+def test_a_program_is_loaded_by_torch_alone_and_takes_any_batch(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "models" / "digits.pt2"
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "pt2", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f'torch.export.load("{out}").module() takes z (B, 8) to images in [-1, 1], any B.' in said.out
+    assert said.err == ""
+    words = [sys.executable, "-c", LOADS, str(out), "0"]
+    lines = subprocess.check_output(words, text=True, cwd=tmp_path).splitlines()
+    assert lines[:3] == [f"({count}, 1, 8, 8)" for count in (1, 5, 300)]
+    assert json.loads(lines[3]) == {"recipe": "digits", "images_seen": "12"}
+    generator = vitgan.load(run)
+    z = generator.latents(9, seed=3)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.load(out).module()(z), generator(z), rtol=0, atol=1e-5)
+    assert main(["export", str(run), "--format", "pt2", "--out", str(tmp_path)]) == 2
+    assert "is a folder: give a file with --out, as generator.pt2" in capsys.readouterr().err
+
+
+def test_a_program_takes_labels_of_a_generator_with_classes(tmp_path: Path) -> None:
+    generator = build("digits", classes=3)
+    assert export_program(generator, tmp_path / "a.pt2", {}) <= 1e-5
+    module, z = torch.export.load(tmp_path / "a.pt2").module(), generator.latents(4, seed=0)
+    labels = torch.tensor([0, 2, 1, 0])
+    torch.testing.assert_close(module(z, labels), generator.eval()(z, labels), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

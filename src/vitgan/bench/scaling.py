@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 from vitgan.adversarial import BCR
 from vitgan.bench.flops import performed_flops
 from vitgan.bench.settings import open_images
 from vitgan.bench.steps import WARM_UP, Stepper, memory_of
+from vitgan.compat import importing_matplotlib
 from vitgan.data import DataOptions
 from vitgan.engine.gan import Recipe
 from vitgan.engine.recipe import TrainingOptions
 from vitgan.io import replacing
 from vitgan.models import VisionTransformerOptions, ViTGANGeneratorOptions
+
+with importing_matplotlib():
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 HEAD = 32  # size of an attention head at every width
 

@@ -1,14 +1,15 @@
-"""`vitgan export`: write a run's generator as a folder or an ONNX file."""
+"""`vitgan export`: write a run's generator as a folder, an ONNX file or a program of torch.export."""
 
 import argparse
 from pathlib import Path
 
 from vitgan.terminal import add_output, answer
 
-SUMMARY = "write a run's generator as a folder with a model card, or as an ONNX file"
+SUMMARY = "write a run's generator as a folder with a model card, or as an ONNX or torch.export file"
 EXAMPLES = """examples:
   vitgan export runs/digits --out digits         weights and a model card
   vitgan export runs/digits --format onnx --out digits.onnx
+  vitgan export runs/digits --format pt2 --out digits.pt2
 """
 
 
@@ -21,9 +22,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("safetensors", "onnx"),
+        choices=("safetensors", "onnx", "pt2"),
         default="safetensors",
-        help="safetensors: a folder that `vitgan.load` takes; onnx: z to images, any batch (safetensors)",
+        help="safetensors: a folder that `vitgan.load` takes; onnx, pt2: z to images, any batch, without "
+        "vitgan (safetensors)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="a new folder, or a file")
     parser.add_argument(
@@ -59,17 +61,21 @@ def run(options: argparse.Namespace) -> int:
         text = f'Wrote {options.out}: vitgan.load("{options.out}") loads it.'
         answer(options, {"run": options.run, "out": options.out, "format": options.format}, text)
         return 0
-    from vitgan.sharing.onnx import OPSET, export_onnx
+    from vitgan.sharing.onnx import OPSET, export_onnx, export_program
 
     generator, description = read_generator(find(options.run), options.average)
     facts = {"recipe": description["recipe"]["name"], "images_seen": str(description["images"])}
-    found = export_onnx(generator, options.out, facts)
+    onnx = options.format == "onnx"
+    found = (export_onnx if onnx else export_program)(generator, options.out, facts)
     inputs = f"z (B, {generator.latent_dim})" + (", labels (B,)" if generator.classes else "")
-    said = {"run": options.run, "out": options.out, "format": options.format, "opset": OPSET}
+    said = {"run": options.run, "out": options.out, "format": options.format}
+    said |= {"opset": OPSET} if onnx else {}
+    what = f"opset {OPSET}, " if onnx else f'torch.export.load("{options.out}").module() takes '
+    by = "onnxruntime" if onnx else "The program"
     answer(
         options,
         said | {"latent_dim": generator.latent_dim, "classes": generator.classes, "difference": found},
-        f"Wrote {options.out}: opset {OPSET}, {inputs} to images in [-1, 1], any B.\n"
-        f"onnxruntime and torch differ by {found:.1e} at most.",
+        f"Wrote {options.out}: {what}{inputs} to images in [-1, 1], any B.\n"
+        f"{by} and torch differ by {found:.1e} at most.",
     )
     return 0

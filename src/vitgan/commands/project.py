@@ -71,16 +71,17 @@ def _bar(steps: int):
 
 
 def _write(out: Path, picture, found) -> None:
-    """Write `both.png` (the picture beside the nearest image), `found.png` (that alone) and `w.npy`."""
+    """Write `both.png`, the picture beside the nearest image, `found.png`, that alone, and `w.npy`."""
     import numpy as np
     import torch
 
     from vitgan.engine.grid import grid, save_png
+    from vitgan.engine.grid import picture as as_it_is
     from vitgan.io import replacing
     from vitgan.models import to_uint8
 
     image = to_uint8(found.image).cpu()
     save_png(out / "both.png", grid(torch.cat((picture.unsqueeze(0), image)), columns=2))
-    save_png(out / "found.png", grid(image))
+    save_png(out / "found.png", as_it_is(image[0]))
     with replacing(out / "w.npy") as temporary, temporary.open("wb") as file:
         np.save(file, found.w.cpu().numpy())

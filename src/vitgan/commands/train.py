@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from vitgan.errors import UserError
 from vitgan.terminal import add_output, aligned, answer, json_of
 
 if TYPE_CHECKING:
+    from vitgan.engine.loop import Outcome
     from vitgan.engine.recipe import RunRecipe
 
 DEFAULT = "mnist"
@@ -96,9 +99,31 @@ def run(options: argparse.Namespace) -> int:
     from vitgan import train
 
     outcome = train(recipe, out=options.out, device=options.device, quiet=options.quiet)
-    if options.json and os.environ.get("RANK", "0") == "0":
-        print(json_of(asdict(outcome)))
+    if os.environ.get("RANK", "0") == "0":
+        if options.json:
+            print(json_of(asdict(outcome)))
+        _tell_command(options, recipe, outcome)
     return 0 if outcome.ended == "complete" else 130
+
+
+def _tell_command(options: argparse.Namespace, recipe: "RunRecipe", outcome: "Outcome") -> None:
+    """Print the command that goes on with a run whose minutes were too few for its recipe."""
+    from vitgan.engine.loop import lacking_images
+
+    if options.quiet or "RANK" in os.environ or outcome.ended != "complete":
+        return
+    if not lacking_images(recipe, outcome.images_seen):
+        return
+    words, left = [], iter(options.words)
+    for word in left:
+        name, equals, _ = word.partition("=")
+        if name not in ("--minutes", "--images", "--training.minutes", "--training.images"):
+            words.append(word)
+        elif not equals:
+            next(left, None)
+    print(
+        shlex.join(["vitgan", "train", "--images", str(recipe.training.enough), *words[1:]]), file=sys.stderr
+    )
 
 
 def _recipe(options: argparse.Namespace) -> "RunRecipe":

@@ -8,10 +8,14 @@ import functools
 import itertools
 import logging
 import os
+import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from functools import lru_cache
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,7 +207,9 @@ def _from_readers(images: LazyImages, place: _Place, device: torch.device) -> Ge
     else:
         read = _DrawnReader(images.source, options, options.flip)
         requests = functools.partial(place.draws, len(images))
-    readers = Readers(read, requests, images.patience, workers=options.workers, pinned=device.type == "cuda")
+    size = place.size * options.channels * options.resolution**2
+    pinned = device.type == "cuda"
+    readers = Readers(read, requests, images.patience, workers=options.workers, pinned=pinned, size=size)
     try:
         while True:
             fetched = readers.take()
@@ -217,6 +223,7 @@ def _from_readers(images: LazyImages, place: _Place, device: torch.device) -> Ge
 # --- Processes that read ahead
 
 RESTARTS = 3  # of lost workers, one after another without a batch between them
+PREFETCH = 2  # results that each worker reads ahead
 
 
 class Readers:
@@ -236,10 +243,12 @@ class Readers:
         *,
         workers: int,
         pinned: bool,
+        size: int,
     ) -> None:
         self._read, self._requests, self._patience = read, requests, patience
         self._workers, self._pinned = min(workers, usable_cores()), pinned
-        self._reading: Iterator[Fetched] | None = None
+        self._shared = self._workers == 0 or _room_to_share(size * (PREFETCH * self._workers + 2))
+        self._reading: Iterator[_Sent] | None = None
         self._next = 0
 
     def take(self) -> Fetched:
@@ -267,7 +276,7 @@ class Readers:
             try:
                 if self._reading is None:
                     self._reading = self._started()
-                return next(self._reading)
+                return next(self._reading).fetched()
             except (
                 RuntimeError,
                 OSError,
@@ -275,23 +284,26 @@ class Readers:
             ) as error:  # of a lost worker: `read` itself raises nothing
                 said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             self.close()
+            self._shared = False  # perhaps it was full: where it is, torch 2.9 ends the process that writes
             if attempt < RESTARTS:
                 logger.warning("A data worker was lost (%s): starting the workers again.", said)
         raise UserError(
-            f"The data workers ended {RESTARTS + 1} times in a row ({said}): memory may be short, "
-            "so lower --data.workers; 0 reads in the process itself."
+            f"The data workers ended {RESTARTS + 1} times in a row ({said}): memory may be short, or "
+            "/dev/shm (docker run --shm-size gives a container more), so lower --data.workers; 0 reads in "
+            "the process itself."
         )
 
-    def _started(self) -> Iterator[Fetched]:
+    def _started(self) -> "Iterator[_Sent]":
         """The results of new workers, from the present request on.
 
         Raises UserError where the source cannot be sent to them.
         """
         loader = DataLoader(
-            _Reading(self._read),
+            _Reading(self._read, self._shared),
             batch_size=None,
             sampler=self._requests(self._next),  # pyright: ignore[reportArgumentType]
             num_workers=self._workers,
+            prefetch_factor=PREFETCH,
             collate_fn=_as_it_is,
             pin_memory=self._pinned,
             worker_init_fn=_prepare,
@@ -308,22 +320,82 @@ class Readers:
         return reading
 
 
-class _Reading(Dataset[Fetched]):
+SHARED_MEMORY = "/dev/shm"
+
+
+def _room_to_share(size: int) -> bool:
+    """Whether shared memory has room for twice `size` bytes of each process of this machine; warns if not.
+
+    True where the system does not say (macOS, Windows).
+    """
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except (OSError, AttributeError):
+        return True
+    free = found.f_bavail * found.f_frsize
+    if free >= 2 * size * int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+        return True
+    logger.warning(
+        "%s has %d MiB free, too few for batches of this size: the data workers send them through pipes, "
+        "which is slower (docker run --shm-size gives a container more).",
+        SHARED_MEMORY,
+        free // 2**20,
+    )
+    return False
+
+
+class _Sent:
+    """What a worker has read, as bytes of `pickle`: where it is shared, they name the shared memory.
+
+    The worker pickles it itself. The thread by which `multiprocessing` sends drops what it cannot pickle, as
+    where shared memory or file descriptors are used up, and the process that waits for it waits for ever.
+    """
+
+    def __init__(self, read: Fetched, shared: bool) -> None:
+        self._shared, self._value = False, b""
+        if shared:
+            with suppress(RuntimeError, OSError):
+                self._value = bytes(ForkingPickler.dumps(read))
+                self._shared = True
+        if not self._shared:
+            pixels = None if read.pixels is None else read.pixels.numpy()
+            self._value = pickle.dumps((pixels, read.indices.numpy(), *read[2:]), pickle.HIGHEST_PROTOCOL)
+        self._fetched: Fetched | None = None
+
+    def pin_memory(self) -> "_Sent":
+        """Put the tensors into page-locked memory, as a DataLoader's thread asks of what it hands over."""
+        fetched = self.fetched()
+        pixels = None if fetched.pixels is None else fetched.pixels.pin_memory()
+        self._fetched = fetched._replace(pixels=pixels)
+        return self
+
+    def fetched(self) -> Fetched:
+        """What was read. Raises OSError or EOFError where the worker that shared it is gone."""
+        if self._fetched is not None:
+            return self._fetched
+        value = pickle.loads(self._value)
+        if self._shared:
+            return value
+        pixels = None if value[0] is None else torch.from_numpy(value[0])
+        return Fetched(pixels, torch.from_numpy(value[1]), *value[2:])
+
+
+class _Reading(Dataset[_Sent]):
     """What a worker process reads; its items, in torch's sense, are whole batches."""
 
-    def __init__(self, read: Callable[[Any], Fetched]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[Any], Fetched], shared: bool) -> None:
+        self._read, self._shared = read, shared
 
-    def __getitem__(self, index: Any) -> Fetched:
-        return self._read(index)
+    def __getitem__(self, index: Any) -> _Sent:
+        return _Sent(self._read(index), self._shared)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"modules": SourceModules(), **self.__dict__}
 
 
-def _as_it_is(fetched: Any) -> Any:
+def _as_it_is(sent: Any) -> Any:
     """The `collate_fn` of a DataLoader whose items are whole batches."""
-    return fetched
+    return sent
 
 
 def _prepare(_worker: int) -> None:
@@ -334,6 +406,17 @@ def _prepare(_worker: int) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     forget_data_worker()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone, even while it writes into a pipe that nobody reads any more.
+
+    The other workers hold that pipe open, and all of them the lock of the run's folder.
+    """
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(0)
 
 
 # --- What a process does for one batch

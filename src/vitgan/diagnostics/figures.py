@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
+from vitgan.compat import importing_matplotlib
 from vitgan.diagnostics.attention import Reading
 from vitgan.diagnostics.lipschitz import power_spectrum
 from vitgan.diagnostics.subject import Subject
 from vitgan.io import replacing
+
+with importing_matplotlib():
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 DOTS_PER_INCH = 110
 REAL, FAKE, OTHER = "#2f9e6e", "#cf4a5a", "#2f86c9"

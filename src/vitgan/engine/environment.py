@@ -6,12 +6,18 @@ import os
 import platform
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from vitgan.compat import usable_cores
+
+if sys.platform != "win32":
+    import resource
 
 GIBIBYTE = 2**30
 
@@ -87,6 +93,97 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL("libc.so.6").mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def return_freed_memory() -> None:
+    """Give the pages that malloc keeps back to the system, and count the peak of memory anew from here.
+
+    Nothing happens where the C library is not glibc or the system has no such count.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def free_memory() -> int | None:
+    """Bytes of the machine's memory that this process can still take; None where the system does not say.
+
+    The least of what the kernel says is available, what the container's control group has left, and what the
+    limits of the process (`ulimit -v`, `ulimit -d`) leave.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    known = [int(found[1]) * 1024] if found is not None else []
+    known += [left for left in map(_left_in_group, _control_groups()) if left is not None]
+    for name, limit in (("VmSize", resource.RLIMIT_AS), ("VmData", resource.RLIMIT_DATA)):
+        most, taken = resource.getrlimit(limit)[0], re.search(rf"{name}:\s+(\d+) kB", status)
+        if most != resource.RLIM_INFINITY and taken is not None:
+            known.append(most - int(taken[1]) * 1024)
+    return max(min(known), 0) if known else None
+
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str]]:
+    """The control groups of this process that bound its memory: folder, and the files of limit and usage.
+
+    Of version 2 that of the process and those above it; of version 1 that of the process. In a container
+    either may be mounted as the root.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, names, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if names == "":
+            inner = GROUPS / path.lstrip("/")
+            for folder in {GROUPS, inner, *(one for one in inner.parents if GROUPS in one.parents)}:
+                yield folder, "memory.max", "memory.current"
+        elif "memory" in names.split(","):
+            for folder in (GROUPS / "memory" / path.lstrip("/"), GROUPS / "memory"):
+                yield folder, "memory.limit_in_bytes", "memory.usage_in_bytes"
+
+
+def _left_in_group(group: tuple[Path, str, str]) -> int | None:
+    """Bytes that a control group has left, its file cache counted as free; None where it has no limit."""
+    folder, limit, usage = group
+    try:
+        most, taken = ((folder / name).read_text(encoding="ascii").strip() for name in (limit, usage))
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+    except (OSError, ValueError):
+        return None
+    if not most.isdigit() or int(most) > 2**60:
+        return None
+    cache = int(facts.get("total_inactive_file", facts.get("inactive_file", "0")))
+    return int(most) - int(taken) + cache
+
+
+@contextmanager
+def within_memory(size: int | None) -> Iterator[None]:
+    """A context within which this process cannot take more than `size` bytes beyond those that it has.
+
+    More than that raises MemoryError, or torch's RuntimeError, where Linux would first grant it and then kill
+    the process, or another one. Nothing happens where `size` is None or the system has no such limit.
+    """
+    status = Path("/proc/self/status")
+    taken = re.search(r"VmData:\s+(\d+) kB", status.read_text("ascii")) if status.exists() else None
+    if sys.platform == "win32" or size is None or taken is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    bounds = [size + int(taken[1]) * 1024, *(one for one in before if one != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def resident(*, highest: bool = False) -> int | None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from vitgan import registry
 from vitgan.adversarial import (
     AdversarialLoss,
     Augmentation,
@@ -21,7 +22,7 @@ from vitgan.adversarial import (
     Players,
     Term,
 )
-from vitgan.config import MissingPart, option, part
+from vitgan.config import MissingPart, check, check_kinds, option, part
 from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.distributed import collectives
 from vitgan.distributed.rng import PartGenerator
@@ -87,8 +88,11 @@ class Recipe(RunRecipe):
         return 2 if halves else 1
 
     def __post_init__(self) -> None:
+        check_kinds(self, "recipe")
         for term in (*self.terms, *self.generator_terms):
             if not isinstance(term, MissingPart):
+                if registry.of(type(term)) is not None:
+                    check(term, "terms")
                 term.check(self.augment)
 
     def begin(self, images: ImageSet, device: torch.device) -> tuple[Task, ImageSet]:

@@ -1,6 +1,7 @@
 """Pictures of a run: grids of samples, PNG files, and images with captions."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def save_images(
 
     `.png`: one grid. `.npz`: the array `images`, uint8 (N, H, W, C), and `labels`, int64 (N,), where they are
     given. Anything else: a folder of PNGs of the images' own size, from 000000.png on, those of class k in
-    its folder `folders[k]` where folders are given; raises UserError where a file is in its place.
+    its folder `folders[k]` where folders are given; raises UserError where a file is in its place. Those of
+    an earlier call are replaced, all of them; raises UserError where the folder has other images.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
@@ -96,12 +98,49 @@ def save_images(
     if path.is_file():
         raise UserError(f"{path} is a file: name a folder, or a path that ends in .png or .npz.")
     path.mkdir(exist_ok=True)
+    older = _of_an_earlier_call(path)
     for index, image in enumerate(pixels):
         place = path
         if folders is not None and labels is not None:
             place = path / folders[int(labels[index])]
             place.mkdir(exist_ok=True)
-        save_png(place / f"{index:06}.png", _picture(image))
+        file = place / f"{index:06}.png"
+        save_png(file, _picture(image))
+        older.discard(file)
+    for file in older:
+        file.unlink()
+
+
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
+
+
+def _of_an_earlier_call(folder: Path) -> set[Path]:
+    """The images below `folder`, which `save_images` has written; raises UserError where any other is there.
+
+    Their names are the numbers from 0 on, each once.
+    """
+    found: list[Path] = []
+    for file in folder.rglob("*"):
+        if file.suffix.lower() in PICTURES and file.is_file():
+            if not re.fullmatch(r"\d{6}|[1-9]\d{6,}", file.stem) or file.suffix != ".png":
+                raise _mixed(folder, file)
+            found.append(file)
+    numbers = sorted(int(file.stem) for file in found)
+    if numbers != list(range(len(found))):
+        raise _mixed(folder, found[0])
+    return set(found)
+
+
+def _mixed(folder: Path, file: Path) -> UserError:
+    return UserError(
+        f"{folder} has other images already, as {file.relative_to(folder)}, which would count among the new "
+        "ones: name a new or an empty folder."
+    )
+
+
+def picture(image: Tensor) -> Image.Image:
+    """An image, uint8 (C, H, W) of C 1 (grey) or 3 (RGB), as it is: without a frame, not enlarged."""
+    return _picture(image.detach().cpu().permute(1, 2, 0).numpy())
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

@@ -31,6 +31,14 @@ from vitgan.metrics import Evaluation
 
 STDERR = 2
 TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal has sent it already
+LONGEST_WAIT = 5.0  # seconds that a wait for data may take after a signal
+
+
+class WaitEnded(BaseException):
+    """Raised within `Interrupt.ends_waits` when a signal came and the wait did not end in time.
+
+    It is no Exception, because what reads images takes any Exception for that of a damaged image.
+    """
 
 
 class Interrupt:
@@ -40,6 +48,8 @@ class Interrupt:
         self.number = 0
         self._asked = 0.0
         self._pause = TWICE if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._waiting, self._overdue = False, False
+        self._timer: threading.Timer | None = None
 
     @property
     def signal_name(self) -> str | None:
@@ -50,14 +60,49 @@ class Interrupt:
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
         """The signal handler. The first signal is recorded, a second one raises KeyboardInterrupt at once."""
+        if self._overdue:  # the signal that `_end_wait` has sent
+            self._overdue = False
+            if self._waiting:
+                raise WaitEnded
+            return
         if self:
             if time.monotonic() - self._asked >= self._pause:
                 raise KeyboardInterrupt
             return
         self.number, self._asked = number, time.monotonic()
+        if self._waiting:
+            self._set_timer()
         with contextlib.suppress(OSError):
             if os.isatty(STDERR):  # by the system's write: Python's own may not be entered twice
                 os.write(STDERR, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+
+    @contextlib.contextmanager
+    def ends_waits(self) -> Iterator[None]:
+        """A context for a wait that may never end: WaitEnded is raised in it 5 seconds after a signal."""
+        self._waiting = True
+        try:
+            if self:
+                self._set_timer()
+            yield
+        finally:
+            self._waiting = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _set_timer(self) -> None:
+        self._timer = threading.Timer(LONGEST_WAIT, self._end_wait, (threading.get_ident(),))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end_wait(self, thread: int) -> None:
+        """Send the signal once more to the waiting thread, so that a system call in it returns."""
+        if self._waiting:
+            self._overdue = True
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(thread, self.number)
+            else:
+                signal.raise_signal(self.number)
 
 
 @contextlib.contextmanager
@@ -92,6 +137,17 @@ class Outcome:
     images_seen: int
     seconds: float
     ended: Literal["complete", "interrupted"]
+
+
+def lacking_images(recipe: RunRecipe, images_seen: int) -> int:
+    """How many images a run that its minutes have ended lacks of those that its recipe needs; 0 for none.
+
+    A run that has seen the `images` that it was asked for lacks none.
+    """
+    enough, asked = recipe.training.enough, recipe.training.images
+    if enough is None or (asked is not None and images_seen >= asked):
+        return 0
+    return max(enough - images_seen, 0)
 
 
 class Run:
@@ -174,10 +230,30 @@ class Run:
         (self._stop,) = map(int, collectives.all_reduce_max([interrupt.number]))
         with closing(stream):
             while not self._finished() and not self._stop:
-                self._step(next(stream))
+                if not self._stepped(stream, interrupt):
+                    break
                 self._agree(interrupt)
                 self._after_step()
         self._save()
+
+    def _stepped(self, stream: Iterator[Batch], interrupt: Interrupt) -> bool:
+        """Take a step; False where a signal came and the next batch, or the step, did not end in time.
+
+        Only a step before which all is saved is given up. Of several processes the one that waits raises
+        KeyboardInterrupt, as the others are in the midst of the step.
+        """
+        saved = self.images_seen in (0, self.saved_images) and collectives.world_size() == 1
+        try:
+            with interrupt.ends_waits():
+                batch = next(stream)
+            with interrupt.ends_waits() if saved else contextlib.nullcontext():
+                self._step(batch)
+        except WaitEnded:
+            if collectives.world_size() > 1:
+                raise KeyboardInterrupt from None
+            self._stop = interrupt.number
+            return False
+        return True
 
     def _seed(self) -> int:
         """The seed of random numbers drawn now: the recipe's, and another one after each rollback."""
@@ -345,6 +421,14 @@ class Run:
         done = f"{self.images_seen:,} images in {self.seconds / 60:.1f} minutes"
         if ended == "complete":
             records.message(f"Done: {done}. Report: {self.folder / 'report.html'}")
+            if lacking := lacking_images(self.recipe, self.images_seen):
+                more = lacking * self.seconds / max(60 * self.images_seen, 1)
+                enough = self.options.enough
+                records.message(
+                    f"{self.recipe.name} needs about {enough:,} images, which this machine did not reach in "
+                    "its minutes: the samples may still be noise. The same command with --images "
+                    f"{enough} and without --minutes goes on, for about {more:.0f} minutes."
+                )
         else:
             saved = "saved" if self.images_seen else "nothing to save yet"
             records.message(f"Stopped by {name}, {saved}: {done}. The same command goes on.")

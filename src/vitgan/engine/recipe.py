@@ -154,6 +154,8 @@ class TrainingOptions:
     """Stop after this many images."""
     minutes: float | None = option(None, above=0)
     """Stop after this many minutes of training, those before a resume included."""
+    enough: int | None = option(None, above=0)
+    """Images from which on samples are more than noise; a run whose minutes end before that says so."""
     seed: int = option(0, least=0)
     """Seed of the weights, the order of the data, the latents and the augmentation."""
     precision: Precision = "auto"
@@ -225,6 +227,7 @@ RESUMABLE = (
     "start.source",
     "training.images",
     "training.minutes",
+    "training.enough",
     "training.precision",
     "training.accumulate",
     "training.activation_checkpointing",
@@ -290,6 +293,22 @@ class RunRecipe(abc.ABC):
 
 KINDS = {"Recipe": "gan", "ClassifierRecipe": "supervised", "SirenRecipe": "supervised"}
 """Where in `vitgan.engine` each kind of recipe is defined, by the "type" that is written with it."""
+
+
+def check_recipe(recipe: Any) -> None:
+    """Raise UserError where `recipe` is none, or a field of it holds what it must not.
+
+    What derives from a recipe's class is refused, for it would be written and read back as that class.
+    """
+    name = type(recipe).__name__
+    known = getattr(import_module(f"vitgan.engine.{KINDS[name]}"), name) if name in KINDS else None
+    if type(recipe) is not known:
+        raise UserError(
+            f"The recipe is {brief(recipe)}, but must be the name of one, or of the class {', '.join(KINDS)} "
+            "itself: its parts may be of classes of your own."
+        )
+    check(recipe, "recipe")
+
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By format number: a function from a recipe as that format wrote it to one as the next format does.

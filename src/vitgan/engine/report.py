@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitgan.compat import importing_matplotlib
 from vitgan.engine.grid import sample_files
 from vitgan.engine.loggers import GROUPS, read_log, split_key
 from vitgan.io import write_text
@@ -91,8 +92,9 @@ def _points(key: str, lines: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _drawn(curves: dict[str, tuple[np.ndarray, np.ndarray]], logarithmic: bool) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
+    with importing_matplotlib():
+        import matplotlib
+        from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(5.6, 2.9))

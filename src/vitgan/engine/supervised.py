@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitgan.adversarial.step import clipped_norm
-from vitgan.config import check, option
+from vitgan.config import check, check_kinds, option
 from vitgan.data import Batch, DataOptions, ImageSet
 from vitgan.data.held_out import InMemory, part, read, split
 from vitgan.distributed import collectives
@@ -99,6 +99,7 @@ class HeldOutOptions:
     """Most images that are held out."""
 
     def __post_init__(self) -> None:
+        check(self, "held_out")
         if not 0 < self.share < 1:
             raise UserError(f"--held-out.share must be between 0 and 1, not {self.share}.")
         if self.most < 1:
@@ -121,6 +122,7 @@ class ClassifierRecipe(SupervisedRecipe):
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
+        check_kinds(self, "recipe")
         _refuse_settings_of_a_game(self.training)
         if not self.data.labels:
             raise UserError("A classifier learns the labels of its images: set --data.labels True.")
@@ -256,6 +258,7 @@ class SirenRecipe(SupervisedRecipe):
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
+        check_kinds(self, "recipe")
         _refuse_settings_of_a_game(self.training)
         if self.training.batch != 1:
             raise UserError("A step fits one image, whole: set --training.batch 1.")

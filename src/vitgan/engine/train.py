@@ -16,11 +16,12 @@ from vitgan.distributed.launch import (
     warnings_of_rank_0,
 )
 from vitgan.engine.checkpoint import number_as_before
+from vitgan.engine.dry_run import explained, require_memory
 from vitgan.engine.environment import keep_freed_memory
 from vitgan.engine.gan import Recipe
 from vitgan.engine.loop import MOST_ROLLBACKS, Interrupt, Outcome, Run, stop_on_signals
 from vitgan.engine.optim import AdamOptions
-from vitgan.engine.recipe import RunRecipe
+from vitgan.engine.recipe import RunRecipe, check_recipe
 from vitgan.engine.records import Diverged
 from vitgan.engine.run_folder import check, claimed, unwritable
 from vitgan.errors import UserError
@@ -49,15 +50,15 @@ def train(recipe: RunRecipe, folder: Path, *, device: torch.device, quiet: bool 
     UserError for a user's mistake, a full disk, numbers that are not finite, or a lost process; the last
     checkpoint is kept. SIGINT and SIGTERM end training after the present step, with a checkpoint.
     """
+    check_recipe(recipe)
     _check_divides(recipe, launched_processes())
     with process_group(device) as others:
         try:
             with ExitStack() as stack:
+                stack.enter_context(explained(recipe))
                 run, interrupt = _prepare(stack, recipe, folder, device, quiet)
                 with others.explained():
                     return _train(run, interrupt)
-        except torch.OutOfMemoryError as error:
-            raise UserError("The GPU's memory is full: lower --training.batch, or free the GPU.") from error
         except OSError as error:
             raise unwritable(folder, error) from error
 
@@ -77,6 +78,7 @@ def _prepare(
     if main and images.labels is not None and images.note is not None:
         logger.warning(images.note)
     stack.enter_context(threads(recipe.training.threads))
+    require_memory(recipe, images, device)
     with collectives.errors_shared():
         task, images = recipe.begin(images, device)
         if main:

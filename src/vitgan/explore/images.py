@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from matplotlib import colormaps
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from vitgan.compat import importing_matplotlib
+
+with importing_matplotlib():
+    from matplotlib import colormaps
 
 SIDE = 384  # pixels: the width of a picture on the page, at most; it is enlarged by a whole factor
 SMALL = 96  # pixels: the same of one among many

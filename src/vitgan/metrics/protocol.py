@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from vitgan import registry
 from vitgan.config import brief, named
 from vitgan.errors import UserError, did_you_mean
-from vitgan.io import sha256_of_json
+from vitgan.io import home, sha256_of_json
 from vitgan.metrics.statistics import Better, FrechetDistance, Reads, trait
 
 if TYPE_CHECKING:
@@ -209,7 +209,9 @@ def cache_folder() -> Path:
     """`$VITGAN_CACHE`, else `$XDG_CACHE_HOME/vitgan`, else `~/.cache/vitgan`."""
     if own := os.environ.get("VITGAN_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitgan"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "vitgan"
+    return home() / ".cache" / "vitgan"
 
 
 def key_of(**parts: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitgan.config import option, to_dict
+from vitgan.config import check, option, to_dict
 from vitgan.errors import UserError
 from vitgan.registry import register
 
@@ -173,6 +173,7 @@ class PrecisionRecallDensityCoverage(Metric):
     """Images of each set that are looked at, at most: time and memory grow with their square."""
 
     def __post_init__(self) -> None:
+        check(self, "metrics.prdc")
         if self.most < self.least:
             raise UserError(f"--metrics prdc: {self.least - 1} neighbours need most={self.least} or more.")
 

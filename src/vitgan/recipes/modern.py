@@ -23,7 +23,13 @@ MNIST = Recipe(
     optimiser_discriminator=AdamOptions(learning_rate=0.0015),
     ema=EMAOptions(half_life=20_000, ramp_up=0.05),
     training=TrainingOptions(
-        batch=32, minutes=4, precision="fp32", log_every=1280, sample_every=6400, checkpoint_every=12_800
+        batch=32,
+        minutes=4,
+        enough=16_000,
+        precision="fp32",
+        log_every=1280,
+        sample_every=6400,
+        checkpoint_every=12_800,
     ),
 )
 
@@ -40,7 +46,7 @@ CIFAR10 = replace(
     optimiser_discriminator=AdamOptions(learning_rate=0.0012),
     ema=EMAOptions(half_life=100_000, ramp_up=0.05),
     training=TrainingOptions(
-        batch=32, minutes=20, log_every=1280, sample_every=12_800, checkpoint_every=25_600
+        batch=32, minutes=20, enough=20_000, log_every=1280, sample_every=12_800, checkpoint_every=25_600
     ),
 )
 

@@ -77,18 +77,32 @@ def override(recipe: SingleRecipe, arguments: Sequence[str]) -> SingleRecipe:
     Terms go by name, `--terms.r1.gamma 0.1`, which brings in one that the recipe lacks; one of weight 0 is
     left out. Raises UserError, in one line, for an unknown setting or a value of another type.
     """
-    words = iter(arguments)
-    for word in words:
+    words = list(reversed(arguments))
+    while words:
+        word = words.pop()
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             raise UserError(f"There is no setting {word} {HINT}.")
         if not equals:
-            value = next(words, None)
-            if value is None:
-                raise UserError(f"{name} needs a value {HINT}.")
+            if not words or words[-1].startswith("--"):
+                raise _lacks_value(recipe, name)
+            value = words.pop()
         recipe = _with_setting(recipe, name, value)
     recipe.evaluation.chosen()
     return _without_inactive(recipe)
+
+
+def _lacks_value(recipe: RunRecipe, name: str) -> UserError:
+    """The error of a flag without a value; of one that is unknown, or is True or False, it says so."""
+    for value in ("True", "None"):
+        try:
+            _with_setting(recipe, name, value)
+        except UserError as error:
+            if "There is no" in str(error):
+                return error
+        else:
+            return UserError(f"{name} needs a value, as {name} {value} {HINT}.")
+    return UserError(f"{name} needs a value {HINT}.")
 
 
 def _with_setting(recipe: SingleRecipe, name: str, word: str) -> SingleRecipe:

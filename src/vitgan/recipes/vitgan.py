@@ -47,7 +47,7 @@ SMALL = replace(
     optimiser_discriminator=AdamOptions(learning_rate=0.006),
     ema=EMAOptions(half_life=10_000),
     training=TrainingOptions(
-        batch=64, minutes=20, log_every=1280, sample_every=12_800, checkpoint_every=25_600
+        batch=64, minutes=20, enough=20_000, log_every=1280, sample_every=12_800, checkpoint_every=25_600
     ),
 )
 
@@ -89,6 +89,7 @@ DIGITS = Recipe(
     training=TrainingOptions(
         batch=128,
         minutes=4,
+        enough=40_000,
         precision="fp32",
         threads=1,
         log_every=2560,

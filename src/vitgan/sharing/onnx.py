@@ -1,4 +1,4 @@
-"""Export a generator as an ONNX file, and compare what it computes with torch.
+"""Export a generator as an ONNX file or a program of torch.export, and compare what each computes with torch.
 
 Shapes: B batch, Z latent size, C channels, R resolution.
 """
@@ -6,13 +6,13 @@ Shapes: B batch, Z latent size, C channels, R resolution.
 import contextlib
 import copy
 import io
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +56,28 @@ def _frozen(generator: Generator) -> Generator:
     return copy.deepcopy(generator).eval().requires_grad_(False)
 
 
+def export_program(generator: Generator, out: Path, facts: dict[str, str]) -> float:
+    """Write a generator as the file `out` of torch.export, with `facts` as its extra file `facts.json`.
+
+    `torch.export.load(out).module()` needs no vitgan: it takes z (B, Z) and, with classes, labels (B,), and
+    returns images (B, C, R, R) in [-1, 1], for any B. Returns the largest absolute difference between its
+    images and the generator's. Raises UserError, and writes nothing, where that is above 1e-4.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give a file with --out, as generator.pt2.")
+    written = io.BytesIO()
+    with _quiet():
+        torch.export.save(exported_program(generator), written, extra_files={"facts.json": json.dumps(facts)})
+        written.seek(0)
+        module = torch.export.load(written).module()
+    found = _difference(_frozen(generator), lambda inputs: module(*inputs.values()))
+    _check_difference(found, "The program")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        temporary.write_bytes(written.getbuffer())
+    return found
+
+
 def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float:
     """Write a generator as the ONNX file `out`, with `facts` and the opset in its metadata.
 
@@ -86,12 +108,16 @@ def export_onnx(generator: Generator, out: Path, facts: dict[str, str]) -> float
         onnx.helper.set_model_props(model, {"opset": str(OPSET), **facts})
         onnx.save(model, temporary)
         found = difference(generator, temporary, runtime)
-        if not found <= MOST_DIFFERENCE:
-            raise UserError(
-                f"onnxruntime's images differ from torch's by {found:.1e}, more than {MOST_DIFFERENCE:.0e}: "
-                "nothing was written. Export to safetensors instead."
-            )
+        _check_difference(found, "onnxruntime")
     return found
+
+
+def _check_difference(found: float, whose: str) -> None:
+    if not found <= MOST_DIFFERENCE:
+        raise UserError(
+            f"{whose}'s images differ from torch's by {found:.1e}, more than {MOST_DIFFERENCE:.0e}: "
+            "nothing was written. Export to safetensors instead."
+        )
 
 
 def difference(generator: Generator, file: Path, runtime: Any) -> float:
@@ -102,16 +128,23 @@ def difference(generator: Generator, file: Path, runtime: Any) -> float:
     # onnxruntime opens no path that is not UTF-8.
     model = str(file) if printable(str(file)) == str(file) else file.read_bytes()
     session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def compute(inputs: dict[str, Tensor]) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: one.numpy() for name, one in inputs.items()})[0])
+
+    return _difference(generator, compute)
+
+
+def _difference(generator: Generator, compute: Callable[[dict[str, Tensor]], Tensor]) -> float:
+    """The largest absolute difference between the images that `compute` makes and the generator's."""
     largest = 0.0
     for count in (1, 7):
-        z = generator.latents(count, seed=count)
-        inputs: dict[str, np.ndarray] = {"z": z.numpy()}
-        labels = torch.arange(count) % generator.classes if generator.classes else None
-        if labels is not None:
-            inputs["labels"] = labels.numpy()
-        (images,) = session.run(None, inputs)
+        inputs = {"z": generator.latents(count, seed=count)}
+        if generator.classes:
+            inputs["labels"] = torch.arange(count) % generator.classes
         with torch.no_grad():
-            largest = max(largest, (torch.from_numpy(images) - generator(z, labels)).abs().max().item())
+            found = compute(inputs) - generator(inputs["z"], inputs.get("labels"))
+        largest = max(largest, found.abs().max().item())
     return largest
 
 

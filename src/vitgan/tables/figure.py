@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
+from vitgan.compat import importing_matplotlib
 from vitgan.engine.checkpoint import checkpoints
 from vitgan.engine.grid import grid
 from vitgan.engine.loggers import read_log
@@ -23,6 +21,11 @@ from vitgan.io import replacing
 from vitgan.tables.plan import Plan
 from vitgan.tables.results import leading, leading_number
 from vitgan.terminal import printable
+
+with importing_matplotlib():
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
 SHOWN = 16  # samples of a row
 COLUMNS = 3  # panels beside each other

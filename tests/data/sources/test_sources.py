@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 import zipfile
@@ -113,6 +114,41 @@ def test_sub_folders_are_classes(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["a/1.png", "a/2.png"], ["a/1.png", "2.png"], ["a/1.png", "b/c/1.png"]])
 def test_other_sub_folders_are_no_classes(names: list[str], tmp_path: Path) -> None:
     assert open_source(write_folder(tmp_path, {name: png(1) for name in names})).labels is None
+
+
+RUN = {"recipe.json": b"{}", "log.jsonl": b"", "samples/000000000000.png": png(9), "inspect/rank.png": png(9)}
+TABLE = {
+    "table.json": b"{}",
+    "table.png": png(9),
+    "rows/a/recipe.json": b"{}",
+    "rows/a/samples/0.png": png(9),
+}
+FOUND = {"found.png": png(9), "both.png": png(9), "w.npy": b""}
+EXPORT = {"config.json": b"{}", "model.safetensors": b"", "samples.png": png(9)}
+
+
+@pytest.mark.parametrize("written", [RUN, TABLE, FOUND, EXPORT], ids=["run", "table", "projection", "export"])
+@pytest.mark.parametrize("place", ["runs/digits/", "run/", "deep/er/run/"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_vitgan_has_written_among_the_images_is_left_out(
+    kind: str, place: str, written: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = {"a.png": png(1), "samples/b.png": png(2), "runs/c.png": png(3)}
+    source = write(kind, tmp_path, own | {place + name: data for name, data in written.items()})
+    assert grey_values(options(source).build()) == [1, 3, 2]
+    assert f"as {place.rstrip('/')}, is left out" in caplog.text
+
+
+@pytest.mark.parametrize("written", [RUN, TABLE], ids=["run", "table"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_run_that_was_begun_in_the_folder_of_its_images_keeps_to_them(
+    kind: str, written: dict[str, bytes], tmp_path: Path
+) -> None:
+    source = write(kind, tmp_path, {"a.png": png(1), "more/b.png": png(2)} | written)
+    assert grey_values(options(source).build()) == [1, 2]
+    shutil.rmtree(source) if kind == "folder" else Path(source).unlink()
+    with pytest.raises(UserError, match="no images but those that vitgan wrote"):
+        options(write(kind, tmp_path, written)).build()
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

@@ -38,7 +38,7 @@ from vitgan.data.sources.streams import Stream
 from vitgan.data.sources.tars import open_tars
 from vitgan.data.transforms import LOOKED_AGAIN, LOOKED_AT, WHITE, Look, is_image, look_at, readable_suffixes
 from vitgan.errors import UserError
-from vitgan.io import replacing
+from vitgan.io import home, replacing
 
 
 class Source(Protocol):
@@ -174,7 +174,9 @@ def _open_part(name: str, words: str) -> Source:
 
 def data_root() -> Path:
     """The folder of downloaded sets and caches: environment variable VITGAN_DATA, else ~/.cache/vitgan."""
-    return Path(os.environ.get("VITGAN_DATA") or "~/.cache/vitgan").expanduser()
+    if own := os.environ.get("VITGAN_DATA"):
+        return Path(own).expanduser()
+    return home() / ".cache" / "vitgan"
 
 
 # What files that are no sources are, by the ends of their names, and what to do with them.

@@ -8,7 +8,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -293,6 +293,7 @@ def open_folder(name: str, root: Path) -> FolderSource:
     """All images below a folder. Raises UserError where there are none, or `dataset.json` is wrong."""
     found = _walk(name, root)
     names = sorted(found.names)
+    _check_others(name, names, found)
     return FolderSource(root, names, _labels(name, names, found, lambda file: (root / file).read_bytes()))
 
 
@@ -302,11 +303,16 @@ def open_zip(name: str, path: Path) -> ZipSource:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
+            runs = runs_among(map(tidy, members))
+            for run in runs:
+                found.leave(run or ".", OF_VITGAN)
             for info in members.values():
-                _meet(found, archive, info)
+                if not is_of_run(tidy(info.filename), runs):
+                    _meet(found, archive, info)
             for twice in (Counter(archive.namelist()) - Counter(list(members))).elements():
                 found.leave(twice, "members of a name that comes again")
             names = sorted(found.names)
+            _check_others(name, names, found)
             return ZipSource(path, names, _labels(name, names, found, lambda file: _read(archive, file)))
     except (*DAMAGED_ZIP, UnicodeError) as error:
         raise UserError(
@@ -491,6 +497,62 @@ def _why_unlabelled(names: list[str], place: str, told: bool) -> str:
     return f"{printable(odd[0])}{more} {'lie' if more else 'lies'} {where}" if odd else "one class is none"
 
 
+# --- Folders that vitgan itself has written, whose pictures are no training images
+
+# What lies in such a folder: all of one of these.
+RUNS = (
+    frozenset(("recipe.json", ".lock")),
+    frozenset(("recipe.json", "log.jsonl")),
+    frozenset(("recipe.json", "checkpoints")),
+    frozenset(("rows", "table.json")),
+)
+OTHERS = (
+    frozenset(("config.json", "model.safetensors", "samples.png")),
+    frozenset(("found.png", "both.png", "w.npy")),
+)
+# Folders of a run: of a run that was begun in the folder of its images these alone are left out.
+WRITTEN = frozenset(("samples", "checkpoints", "best", "tensorboard", "inspect", "directions", "rows"))
+PICTURES = frozenset(("table.png", "gradient_norms.png"))
+
+
+def is_written(entries: Collection[str], top: bool) -> bool:
+    """Whether a folder of these entries was written by vitgan: a run, a table, an export or a projection.
+
+    `top` is whether it is the folder of the images itself, which counts as a run or a table alone.
+    """
+    return any(marks.issubset(entries) for marks in (RUNS if top else RUNS + OTHERS))
+
+
+def runs_among(names: Iterable[str]) -> set[str]:
+    """The folders among the paths `names` that vitgan has written; "" is the one that holds all."""
+    entries: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for depth, part in enumerate(parts):
+            entries.setdefault("/".join(parts[:depth]), set()).add(part)
+    return {folder for folder, inside in entries.items() if is_written(inside, not folder)}
+
+
+def is_of_run(name: str, runs: Collection[str]) -> bool:
+    """Whether the path `name` is of one of the folders `runs`, those of `runs_among`."""
+    parts = name.split("/")
+    above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+    return not above.isdisjoint(runs) or ("" in runs and (parts[0] in WRITTEN or name in PICTURES))
+
+
+OF_VITGAN = "folders of vitgan's own (runs, tables, exports)"
+
+
+def _check_others(name: str, names: list[str], found: Inventory) -> None:
+    """Raise UserError where a source has no images beside those in folders that vitgan has written."""
+    own = next((left for left in found.left_out if left.reason == OF_VITGAN), None)
+    if own is not None and not names:
+        raise UserError(
+            f"{name} has no images but those that vitgan wrote ({printable(own.name)} is a run's folder, or "
+            "another of its own): pass the images that are to be learned."
+        )
+
+
 # --- Walking
 
 
@@ -518,7 +580,12 @@ def _walk(name: str, root: Path) -> Inventory:
                 ) from error
             found.leave(folder, f"folders that cannot be read ({error.strerror})")
             continue
-        if folder and not entries:
+        written = is_written([entry.name for entry in entries], not folder)
+        if written:
+            found.leave(folder or ".", OF_VITGAN)
+            own = WRITTEN | PICTURES
+            entries = [] if folder else [entry for entry in entries if entry.name not in own]
+        elif folder and not entries:
             found.leave(folder, "empty folders")
         for entry in reversed(entries):
             if (path := _enter(found, root, folder, entry)) is not None:
