@@ -136,7 +136,7 @@ def test_what_vitgan_has_written_among_the_images_is_left_out(
     own = {"a.png": png(1), "samples/b.png": png(2), "runs/c.png": png(3)}
     source = write(kind, tmp_path, own | {place + name: data for name, data in written.items()})
     assert grey_values(options(source).build()) == [1, 3, 2]
-    assert f"as {place.rstrip('/')}, is left out" in caplog.text
+    assert f"folders of vitgan's own (runs, tables, exports): 1, as {place.rstrip('/')}." in caplog.text
 
 
 @pytest.mark.parametrize("written", [RUN, TABLE], ids=["run", "table"])
