@@ -155,7 +155,8 @@ class TrainingOptions:
     minutes: float | None = option(None, above=0)
     """Stop after this many minutes of training, those before a resume included."""
     enough: int | None = option(None, above=0)
-    """Images from which on samples are more than noise; a run whose minutes end before that says so."""
+    """Images from which on the recipe's samples are more than noise; a run that its minutes end earlier says
+    so."""
     seed: int = option(0, least=0)
     """Seed of the weights, the order of the data, the latents and the augmentation."""
     precision: Precision = "auto"
