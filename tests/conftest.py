@@ -23,7 +23,8 @@ INPUTS = 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`python -m pytest -m fuzz --fuzz-inputs 10000` is the long run."""
+    """`python -m pytest --slow` runs all tests; `-m fuzz --fuzz-inputs 10000` is the long run of the fuzz."""
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
     parser.addoption(
         "--fuzz-inputs",
         type=int,
@@ -40,10 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no worker is left alone with one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests are left out unless --slow, `-m` or the names of tests ask for them.
+
+    Files with slow tests come first, so that no worker is left alone with one at the end.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    named = any("::" in word for word in config.args)
+    if not (config.getoption("--slow") or config.option.markexpr or named):
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    first = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in first)
 
 
 @pytest.fixture(scope="session", autouse=True)
