@@ -29,7 +29,7 @@ from vitgan.metrics import Evaluation
 
 STDERR = 2
 TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal has sent it already
-LONGEST_WAIT = 5.0  # seconds that a wait for data may take after a signal
+LONGEST_WAIT = 2.0  # seconds that a wait for data may take after a signal
 
 
 class WaitEnded(BaseException):
@@ -76,7 +76,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def ends_waits(self) -> Iterator[None]:
-        """A context for a wait that may never end: WaitEnded is raised in it 5 seconds after a signal."""
+        """A context for a wait that may never end: WaitEnded is raised in it 2 seconds after a signal."""
         self._waiting = True
         try:
             if self:
