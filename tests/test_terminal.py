@@ -149,7 +149,7 @@ def test_an_error_under_quiet_and_json_is_one_line_on_stderr(capsys: Said) -> No
         ("train --imgaes 3", "no option --imgaes: see `vitgan train --help`. Did you mean --images?"),
         ("sample run --ot x.png", "no option --ot: see `vitgan sample --help`. Did you mean --out?"),
         ("data pack a b --resolutoin=3", "no option --resolutoin"),
-        ("export run --format onxx --out x", "choose safetensors or onnx. Did you mean onnx?"),
+        ("export run --format onxx --out x", "choose safetensors, onnx or pt2. Did you mean onnx?"),
         ("completion bsh", "choose bash, zsh or fish. Did you mean bash?"),
         ("reproduce generater", "Did you mean generator?"),
         ("reproduce generator --list --rows a-liner", "Did you mean a-linear?"),

@@ -112,7 +112,7 @@ def _tell_command(options: argparse.Namespace, recipe: "RunRecipe", outcome: "Ou
 
     if options.quiet or "RANK" in os.environ or outcome.ended != "complete":
         return
-    if not lacking_images(recipe, outcome.images_seen):
+    if not lacking_images(recipe, outcome.images_seen, outcome.seconds):
         return
     words, left = [], iter(options.words)
     for word in left:

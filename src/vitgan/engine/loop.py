@@ -31,7 +31,7 @@ from vitgan.metrics import Evaluation
 
 STDERR = 2
 TWICE = 3.0  # seconds: torchrun passes a signal on to processes whose terminal has sent it already
-LONGEST_WAIT = 5.0  # seconds that a wait for data may take after a signal
+LONGEST_WAIT = 2.0  # seconds that a wait for data may take after a signal
 
 
 class WaitEnded(BaseException):
@@ -78,7 +78,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def ends_waits(self) -> Iterator[None]:
-        """A context for a wait that may never end: WaitEnded is raised in it 5 seconds after a signal."""
+        """A context for a wait that may never end: WaitEnded is raised in it 2 seconds after a signal."""
         self._waiting = True
         try:
             if self:
@@ -139,15 +139,15 @@ class Outcome:
     ended: Literal["complete", "interrupted"]
 
 
-def lacking_images(recipe: RunRecipe, images_seen: int) -> int:
+def lacking_images(recipe: RunRecipe, images_seen: int, seconds: float) -> int:
     """How many images a run that its minutes have ended lacks of those that its recipe needs; 0 for none.
 
     A run that has seen the `images` that it was asked for lacks none.
     """
-    enough, asked = recipe.training.enough, recipe.training.images
-    if enough is None or (asked is not None and images_seen >= asked):
-        return 0
-    return max(enough - images_seen, 0)
+    options = recipe.training
+    asked_for = options.images is not None and images_seen >= options.images
+    in_time = options.minutes is None or seconds < 60 * options.minutes
+    return 0 if options.enough is None or asked_for or in_time else max(options.enough - images_seen, 0)
 
 
 class Run:
@@ -421,7 +421,7 @@ class Run:
         done = f"{self.images_seen:,} images in {self.seconds / 60:.1f} minutes"
         if ended == "complete":
             records.message(f"Done: {done}. Report: {self.folder / 'report.html'}")
-            if lacking := lacking_images(self.recipe, self.images_seen):
+            if lacking := lacking_images(self.recipe, self.images_seen, self.seconds):
                 more = lacking * self.seconds / max(60 * self.images_seen, 1)
                 enough = self.options.enough
                 records.message(
