@@ -182,6 +182,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
     class Generator:
         classes = 0
+        class_names = ()
+
+        def labels_of(self, *_: Any) -> None: ...
 
         def to(self, _: Any) -> "Generator":
             return self
@@ -256,7 +259,7 @@ def test_any_words_end_in_an_exit_code_and_mistakes_in_one_line(
 
 def test_the_stubs_are_reached_by_right_words(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = (
-        "train digits --generator.width 8 --generator.heads 2",
+        "train digits --generator.width 8 --generator.heads 2 --quiet",
         "sample nowhere --out x.png",
         "evaluate images.npy --data images.npy",
         "reproduce generator --images 8",

@@ -115,7 +115,6 @@ def _say(text: str, code: int) -> int:
 def _run(arguments: list[str]) -> int:
     """Parse the arguments, register parts of --use, and run the command; returns its exit code."""
     overrides: list[str] = []
-    words = list(arguments)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] == ["train"]:
@@ -123,11 +122,11 @@ def _run(arguments: list[str]) -> int:
     explain = arguments[:1] == ["train"] and len(arguments) > 2 and bool({"-h", "--help"} & set(arguments))
     if explain:  # `train` prints it itself, with the settings of the named recipe and parts
         arguments = [word for word in arguments if word not in ("-h", "--help")]
-    given = argparse.Namespace(overrides=overrides, explain=explain, words=words)
+    given = argparse.Namespace(overrides=overrides, explain=explain)
     options = build_parser().parse_args(arguments, given)
     for word in getattr(options, "use", None) or ():
         registry.use(word)
-    if arguments[0] != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if arguments[0] not in ("train", "resume") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"`vitgan {arguments[0]}` runs in one process: start it without torchrun.")
     terminal.hush(getattr(options, "quiet", False))
     return options.execute(options)

@@ -232,7 +232,7 @@ def test_minutes_that_were_too_few_are_said_with_the_command_that_goes_on(
     said = capsys.readouterr().err
     assert "digits needs about 64 images, which this machine did not reach in its minutes" in said
     words = shlex.split(said.splitlines()[-1])
-    assert words[:2] == ["vitgan", "train"]
+    assert words[:2] == ["vitgan", "resume"]
     assert main(words[1:]) == 0
     said = capsys.readouterr().err
     assert "Done: 64 images" in said

@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwri
 from sizes import TINY
 from vitgan.cli import main
 
+pytestmark = pytest.mark.slow  # Chromium drives the page
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for path in map(shutil.which, _NAMES) if path is not None), None)
 if CHROMIUM is None or any(importlib.util.find_spec(name) is None for name in ("gradio", "playwright")):

@@ -355,6 +355,7 @@ def test_pictures_show_patches_and_where_attention_lies() -> None:
     assert grid.getpixel((96, 150)) == (255, 200, 40)
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8_reach_the_page_as_escapes(
     tiny_train: Command, tmp_path: Path, no_curves: None
 ) -> None:

@@ -32,6 +32,7 @@ def test_an_exported_folder_gives_the_same_images(run: Path, exported: Path) -> 
     assert len(np.load(exported.parent / "a.npz")["images"]) == 3
 
 
+@pytest.mark.slow
 def test_an_exported_folder_can_be_exported_and_measured_again(exported: Path, tmp_path: Path) -> None:
     assert main(["export", str(exported), "--out", str(tmp_path / "again")]) == 0
     files = [(folder / "model.safetensors").read_bytes() for folder in (exported, tmp_path / "again")]

@@ -215,6 +215,7 @@ def test_what_is_no_generator_on_the_hub_is_said_and_its_weights_are_left_there(
     assert weights == ["me/altered/model.safetensors"]
 
 
+@pytest.mark.slow
 def test_without_the_network_what_was_fetched_before_is_there(hub: Hub) -> None:
     hub.repositories["me/digits"] = {path.name: path.read_bytes() for path in find("digits").iterdir()}
     (first,) = hub.run(["sample", "me/digits", "--out", "first.png"], token=None)

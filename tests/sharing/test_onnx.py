@@ -57,6 +57,7 @@ print(facts["facts.json"])
 """
 
 
+@pytest.mark.slow
 def test_a_program_is_loaded_by_torch_alone_and_takes_any_batch(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_program_is_loaded_by_torch_alone_and_takes_any_batch(
     assert "is a folder: give a file with --out, as generator.pt2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_program_takes_labels_of_a_generator_with_classes(tmp_path: Path) -> None:
     generator = build("digits", classes=3)
     assert export_program(generator, tmp_path / "a.pt2", {}) <= 1e-5
@@ -117,6 +119,7 @@ def described(values: Any) -> dict[str, list[str | int]]:
     return {name: [side.dim_param or side.dim_value for side in shape] for name, shape in shapes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LABELLED)
 def test_labels_are_an_input_of_their_own(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")

@@ -114,16 +114,8 @@ def _tell_command(options: argparse.Namespace, recipe: "RunRecipe", outcome: "Ou
         return
     if not lacking_images(recipe, outcome.images_seen, outcome.seconds):
         return
-    words, left = [], iter(options.words)
-    for word in left:
-        name, equals, _ = word.partition("=")
-        if name not in ("--minutes", "--images", "--training.minutes", "--training.images"):
-            words.append(word)
-        elif not equals:
-            next(left, None)
-    print(
-        shlex.join(["vitgan", "train", "--images", str(recipe.training.enough), *words[1:]]), file=sys.stderr
-    )
+    words = ["vitgan", "resume", str(outcome.folder), "--images", str(recipe.training.enough)]
+    print(shlex.join(words), file=sys.stderr)
 
 
 def _recipe(options: argparse.Namespace) -> "RunRecipe":

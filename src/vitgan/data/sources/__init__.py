@@ -131,7 +131,8 @@ def _opened(pictures: Iterator[tuple[str, Callable[[], Image.Image]]]) -> Iterat
 def relative_to(source: str, folder: Path) -> str:
     """The source with the paths in it that are relative taken as relative to `folder`.
 
-    Names of registered sources and of the Hub, URLs and absolute paths stay as they are.
+    Names of registered sources and of the Hub, URLs and absolute paths stay as they are, and so does a name
+    with values behind it, NAME:field=value, whose part need not be registered now.
     """
     if source.startswith("wds:"):
         parts = source.removeprefix("wds:").split("::")
@@ -139,7 +140,7 @@ def relative_to(source: str, folder: Path) -> str:
     if source.startswith("hf:"):
         name, colon, rest = source.removeprefix("hf:").partition(":")
         return f"hf:{_joined(name, folder)}{colon}{rest}" if name and (folder / name).is_dir() else source
-    named = source.partition(":")[0] in registry.names("source")
+    named = source in registry.names("source") or re.match(r"[\w-]+:[\w-]+=", source) is not None
     return source if named else _joined(source, folder)
 
 
