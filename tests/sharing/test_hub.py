@@ -11,6 +11,7 @@ import vitgan
 from standin_hub import Hub
 from vitgan.cli import main
 from vitgan.sharing import find
+from vitgan.sharing.hub import packaged
 
 
 def test_without_the_libraries_the_command_that_installs_them_is_named(
@@ -81,3 +82,15 @@ def test_without_a_right_token_nothing_is_pushed(hub: Hub, run: Path) -> None:
     assert "log in with `hf auth login`" in done.err
     assert len(done.err.splitlines()) == 1
     assert hub.repositories == {}
+
+
+def test_a_generator_of_the_package_is_found_from_a_folder_that_may_not_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert find("digits") == packaged("digits")
+    with pytest.raises(PermissionError):
+        find("runs/digits")

@@ -43,8 +43,12 @@ def find(run: str | Path) -> Path:
         path = Path(run).expanduser()
     except RuntimeError as error:
         raise UserError(f"There is no {name}: {name.split('/')[0]} has no home folder here.") from error
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except PermissionError:  # of the working folder, where a name of the package's is one all the same
+        if name not in PACKAGED:
+            raise
     if name in PACKAGED:
         return packaged(name)
     identity = name.removeprefix("hf:")
