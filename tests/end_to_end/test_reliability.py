@@ -26,7 +26,7 @@ ROWS = [
     "bad images",
     "every time",
 ]
-ROWS += ["memory", "unreadable", "UTF-8"]
+ROWS += ["shared memory", "unreadable", "UTF-8"]
 
 
 def reliability(*words: str | Path) -> subprocess.CompletedProcess[str]:
