@@ -120,6 +120,7 @@ RUN = {"recipe.json": b"{}", "log.jsonl": b"", "samples/000000000000.png": png(9
 TABLE = {
     "table.json": b"{}",
     "table.png": png(9),
+    "curves.png": png(9),
     "rows/a/recipe.json": b"{}",
     "rows/a/samples/0.png": png(9),
 }

@@ -512,7 +512,7 @@ OTHERS = (
 )
 # Folders of a run: of a run that was begun in the folder of its images these alone are left out.
 WRITTEN = frozenset(("samples", "checkpoints", "best", "tensorboard", "inspect", "directions", "rows"))
-PICTURES = frozenset(("table.png", "gradient_norms.png"))
+PICTURES = frozenset(("table.png", "curves.png", "gradient_norms.png"))
 
 
 def is_written(entries: Collection[str], top: bool) -> bool:
@@ -580,8 +580,7 @@ def _walk(name: str, root: Path) -> Inventory:
                 ) from error
             found.leave(folder, f"folders that cannot be read ({error.strerror})")
             continue
-        written = is_written([entry.name for entry in entries], not folder)
-        if written:
+        if is_written([entry.name for entry in entries], not folder):
             found.leave(folder or ".", OF_VITGAN)
             own = WRITTEN | PICTURES
             entries = [] if folder else [entry for entry in entries if entry.name not in own]
