@@ -22,7 +22,8 @@ from vitgan.config import MOST_RESOLUTION, check, option
 from vitgan.data.reading import Fetched, Skipped, fetch, quiet_decoding, read_image, white_of
 from vitgan.data.retry import Patience, Unreachable
 from vitgan.data.sources import Source, open_source
-from vitgan.data.sources.files import Labels, LeftOut, as_hashed
+from vitgan.data.sources.files import LeftOut
+from vitgan.data.sources.labels import Labels, as_hashed
 from vitgan.data.sources.streams import Stream
 from vitgan.data.transforms import WHITE, Look, readable_suffixes
 from vitgan.errors import UserError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inputs import damaged, refused_in_one_sentence, texts
 from vitgan.data.sources import tars as patterns
 from vitgan.data.sources.arrays import open_array_file
-from vitgan.data.sources.files import read_labels
+from vitgan.data.sources.labels import read_labels
 from vitgan.data.sources.tars import expand, open_tars
 from vitgan.errors import UserError
 

@@ -33,7 +33,7 @@ from vitgan.data.packed.shards import (
 )
 from vitgan.data.reading import white_of
 from vitgan.data.sources import Source
-from vitgan.data.sources.files import as_hashed
+from vitgan.data.sources.labels import as_hashed
 from vitgan.data.transforms import WHITE
 from vitgan.errors import UserError
 from vitgan.io import try_lock

@@ -38,8 +38,8 @@ from vitgan.data.sources.files import (
     is_clutter,
     of_suffix,
     suffix_of,
-    tidy,
 )
+from vitgan.data.sources.labels import tidy
 from vitgan.data.sources.streams import Sample, Stream, read_count, write_count
 from vitgan.data.transforms import readable_suffixes, reason
 from vitgan.errors import UserError
